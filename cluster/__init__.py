@@ -1,0 +1,1 @@
+"""The cluster room: configuration, errors, facts of models and GPUs, and how a cluster starts."""

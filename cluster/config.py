@@ -1,0 +1,733 @@
+"""`trireme.yaml` as types: every setting, its default, its unit, and why it exists.
+
+Objects are frozen and refuse unknown fields. A rule that involves several fields raises `faults`,
+an error that carries `Fault` objects; `cluster.loading` turns those and pydantic's own errors into
+one line each for the operator.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import date
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from cluster.errors import Fault
+from cluster.facts import TENSOR_PARALLEL_SIZES, facts_for
+
+Tier = Literal["low", "medium", "high"]
+TIERS: tuple[Tier, ...] = ("low", "medium", "high")
+
+Device = Literal["auto", "gpu", "cpu"]
+EngineKind = Literal["vllm", "simulated"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+TINY_SOURCE = "tiny"
+"""The `source` that means the small GptOss model which Trireme makes itself."""
+
+LABEL_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._:/-]*[A-Za-z0-9])?$"
+
+# Pool names become Serve deployment names, metric labels and Kubernetes labels (63 characters with
+# a suffix).
+Label = Annotated[str, Field(pattern=LABEL_PATTERN, max_length=40)]
+ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=128)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+# vLLM arguments that Trireme sets from a setting of its own, and that setting.
+OWNED_ENGINE_ARGS: dict[str, str] = {
+    "model": "set the model's source instead",
+    "tokenizer": "set the model's source instead; the tokenizer comes with it",
+    "served_model_name": "set the model's name and aliases instead",
+    "revision": "set the model's revision instead",
+    "max_model_len": "set the model's max_model_len instead",
+    "tensor_parallel_size": "set the pool's tensor_parallel_size instead",
+    "pipeline_parallel_size": "remove it; replicas live on one node: raise tensor_parallel_size",
+    "data_parallel_size": "set the pool's replicas instead; Trireme balances between them",
+    "max_num_seqs": "set the pool's max_num_seqs instead",
+    "max_num_batched_tokens": "set the pool's max_num_batched_tokens instead",
+    "max_num_queued_reqs": "set tiers.<tier>.max_queued instead; requests queue in the gateway",
+    "max_num_queued_tokens": "set tiers.<tier>.max_queued instead; requests queue in the gateway",
+    "gpu_memory_utilization": "set the pool's gpu_memory_utilization instead",
+    "scheduling_policy": "set tiers.<tier>.priority instead; replicas schedule by priority",
+    "stream_interval": "set gateway.stream_interval instead",
+    "shutdown_timeout": "set the pool's drain_timeout_s instead",
+    "distributed_executor_backend": "remove it; Trireme picks the executor",
+    "device_ids": "remove it; Ray assigns the GPUs",
+    "enable_log_requests": "remove it; prompts are never logged",
+    "hf_token": "put the token into the HF_TOKEN environment variable, not into a file",
+}
+
+# Environment variables of an engine that others decide.
+OWNED_ENV: dict[str, str] = {
+    "CUDA_VISIBLE_DEVICES": "remove it; Ray assigns the GPUs",
+    "VLLM_SYSTEM_START_DATE": "set gateway.system_start_date; the gateway renders prompts",
+}
+
+
+def refuse(faults: Iterable[Fault]) -> None:
+    """Raise one pydantic error that carries all `faults`, if there are any.
+
+    Paths are relative to the model at hand.
+    """
+    found = list(faults)
+    if found:
+        summary = "; ".join(str(fault) for fault in found)
+        raise PydanticCustomError("faults", "{summary}", {"summary": summary, "faults": found})
+
+
+def _iso_date(value: Any) -> Any:
+    # YAML reads an unquoted 2026-01-31 as a date.
+    return value.isoformat() if type(value) is date else value
+
+
+def _numbers_as_text(value: Any) -> Any:
+    # YAML reads `VLLM_CPU_KVCACHE_SPACE: 4` as a number, and an environment holds text.
+    if not isinstance(value, dict):
+        return value
+    return {key: str(v) if type(v) in (int, float) else v for key, v in value.items()}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OutputTokens(_Settings):
+    """Mean output length per tier, in tokens."""
+
+    low: float = Field(
+        default=1300.0, gt=0, description="Mean at low effort (MLPerf's low-effort runs: 1,278)."
+    )
+    medium: float = Field(default=4000.0, gt=0, description="Mean at medium effort.")
+    high: float = Field(default=13000.0, gt=0, description="Mean at high effort: ten times low.")
+
+    def of(self, tier: Tier) -> float:
+        """The mean for `tier`, in tokens."""
+        return {"low": self.low, "medium": self.medium, "high": self.high}[tier]
+
+
+class SimulatedEngineConfig(_Settings):
+    """The time and memory model of a simulated replica.
+
+    A decode step over a batch of B takes `base_step_s + B·step_s_per_seq`, prefill adds
+    `prefill_s_per_token` for each prompt token. The defaults follow gpt-oss-120b on one H200 (TP 1,
+    vLLM 0.18): decode points 6.2 ms at batch 4 to 23.4 ms at 64, prefill 250 ms for 8k tokens.
+    """
+
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of output lengths and token ids: the same seed gives the same run.",
+    )
+    base_step_s: Seconds = Field(
+        default=0.0065, description="Seconds of a decode step that do not depend on the batch."
+    )
+    step_s_per_seq: float = Field(
+        default=0.00027,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that each running request adds to a decode step.",
+    )
+    prefill_s_per_token: float = Field(
+        default=0.0000285,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that each uncached prompt token adds to a step.",
+    )
+    kv_tokens: int = Field(
+        default=1_500_000,
+        ge=16,
+        description="KV cache of a replica, in tokens; full means preemption.",
+    )
+    speed_factor: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Divides every duration: 10 runs ten times as fast.",
+    )
+    output_tokens_mean: OutputTokens = Field(
+        default_factory=OutputTokens,
+        description="Mean output tokens per tier, of a log-normal distribution.",
+    )
+    output_sigma: float = Field(
+        default=1.0,
+        ge=0,
+        le=3,
+        description="Spread of the output length: σ of its logarithm. 0 makes lengths constant.",
+    )
+    max_waiting: int = Field(
+        default=1024, ge=1, description="Requests that may wait inside a replica; more are refused."
+    )
+
+
+class PoolConfig(_Settings):
+    """A set of identical replicas of one model: one Serve deployment."""
+
+    name: Label = Field(
+        default="main", description="Name of the pool, unique in the cluster; a metric label."
+    )
+    engine: EngineKind = Field(
+        default="vllm",
+        description="`vllm`, or `simulated`: a replica that only keeps time, for tests and sizing.",
+    )
+    replicas: int = Field(default=1, ge=1, le=4096, description="Replicas to start with.")
+    device: Device = Field(
+        default="auto",
+        description="What a replica runs on; `auto` takes GPUs where the cluster has them, else "
+        "CPUs.",
+    )
+    gpu_type: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Ray accelerator type to run on, such as H100; None takes any.",
+    )
+    tensor_parallel_size: Literal[1, 2, 4, 8] = Field(
+        default=1,
+        description="GPUs of one replica. Must divide gpt-oss's 8 KV heads, so 1, 2, 4 or 8.",
+    )
+    max_num_seqs: int = Field(
+        default=256,
+        ge=1,
+        le=8192,
+        description="Requests that a replica runs at once. More share the GPU, each then slower.",
+    )
+    max_num_batched_tokens: int = Field(
+        default=8192,
+        ge=32,
+        le=1_048_576,
+        description="Tokens of one engine step. More makes prefill quicker, but pauses running "
+        "streams longer and takes KV memory (twice this is held back for each request).",
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9,
+        gt=0,
+        le=0.98,
+        description="Share of GPU memory that the engine takes: weights, activations and KV cache.",
+    )
+    tiers: list[Tier] = Field(
+        default_factory=lambda: list(TIERS), description="Tiers whose requests come here first."
+    )
+    lends_to: list[Tier] = Field(
+        default_factory=lambda: list(TIERS),
+        description="Tiers that may come here while their own pools are behind.",
+    )
+    num_cpus: float = Field(
+        default=1.0,
+        ge=0,
+        le=1024,
+        allow_inf_nan=False,
+        description="CPUs that Ray sets aside for a replica.",
+    )
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further arguments of vLLM's AsyncEngineArgs, as they are.",
+    )
+    env: Annotated[dict[str, str], BeforeValidator(_numbers_as_text)] = Field(
+        default_factory=dict, description="Environment variables of the replica's process."
+    )
+    simulated: SimulatedEngineConfig = Field(
+        default_factory=SimulatedEngineConfig, description="Read when engine is `simulated`."
+    )
+    startup_timeout_s: Seconds = Field(
+        default=1800.0,
+        description="Seconds from start to ready; loading 65 GB from a cold disk takes minutes.",
+    )
+    progress_timeout_s: Seconds = Field(
+        default=60.0,
+        description="An engine that has work and makes no step for so many seconds is unhealthy.",
+    )
+    drain_timeout_s: Seconds = Field(
+        default=60.0,
+        description="Seconds a leaving replica gets to hand its running requests to others.",
+    )
+
+    @field_validator("tensor_parallel_size", mode="before")
+    @classmethod
+    def _whole_kv_heads(cls, value: Any) -> Any:
+        if type(value) is int and value not in TENSOR_PARALLEL_SIZES:
+            sizes = ", ".join(map(str, TENSOR_PARALLEL_SIZES))
+            problem = f"{value} does not divide the 8 KV heads of gpt-oss"
+            refuse([Fault("", problem, f"write one of {sizes}")])
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(self._faults())
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            yield Fault(
+                "max_num_batched_tokens",
+                f"{self.max_num_batched_tokens} is less than max_num_seqs ({self.max_num_seqs}), "
+                "so a step could not serve all running requests",
+                f"write {self.max_num_seqs} or more",
+            )
+        if not self.tiers and not self.lends_to:
+            yield Fault(
+                "tiers", "no tier may use this pool", f"name at least one of {', '.join(TIERS)}"
+            )
+        for field, tiers in (("tiers", self.tiers), ("lends_to", self.lends_to)):
+            if len(set(tiers)) < len(tiers):
+                yield Fault(field, "a tier is named twice", "name each tier once")
+        if self.device == "cpu" and self.gpu_type is not None:
+            yield Fault(
+                "gpu_type", "the pool runs on CPUs", "remove gpu_type, or set device to gpu"
+            )
+        for arg in self.engine_args:
+            plain = arg.removeprefix("--").replace("-", "_")
+            if plain in OWNED_ENGINE_ARGS:
+                remedy = OWNED_ENGINE_ARGS[plain]
+                yield Fault(f"engine_args.{arg}", "Trireme sets this argument", remedy)
+            elif plain != arg:
+                yield Fault(f"engine_args.{arg}", "not the name of an argument", f"write {plain}")
+        for variable in self.env:
+            if variable in OWNED_ENV:
+                yield Fault(f"env.{variable}", "Trireme sets this variable", OWNED_ENV[variable])
+
+
+class ModelConfig(_Settings):
+    """A model that clients can ask for, and the pools that serve it."""
+
+    name: ModelName = Field(
+        default="gpt-oss-120b", description="Name that clients put into `model`."
+    )
+    source: str = Field(
+        default="openai/gpt-oss-120b",
+        min_length=1,
+        description="Hugging Face id, local path, or `tiny`: the small test model that Trireme "
+        "makes itself.",
+    )
+    revision: str | None = Field(
+        default=None, min_length=1, description="Hugging Face revision; None is the newest."
+    )
+    aliases: list[ModelName] = Field(
+        default_factory=list,
+        description="Further names. `<name>-low`, `<name>-medium` and `<name>-high` are always "
+        "understood besides.",
+    )
+    max_model_len: int = Field(
+        default=131_072,
+        ge=256,
+        le=1_048_576,
+        description="Longest prompt plus output, in tokens. gpt-oss knows 131,072.",
+    )
+    pools: list[PoolConfig] = Field(
+        default_factory=lambda: [PoolConfig()],
+        min_length=1,
+        description="The replicas that serve this model.",
+    )
+
+    def names(self) -> tuple[str, ...]:
+        """Every name that means this model with no tier implied: `name`, then the aliases."""
+        return (self.name, *self.aliases)
+
+    def tier_aliases(self) -> dict[str, Tier]:
+        """The names that mean this model at a given tier, `<name>-high` and so on."""
+        return {f"{name}-{tier}": tier for name in self.names() for tier in TIERS}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(self._faults())
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        for tier in TIERS:
+            if not any(tier in pool.tiers or tier in pool.lends_to for pool in self.pools):
+                yield Fault(
+                    "pools",
+                    f"no pool takes requests of tier {tier}",
+                    f"add {tier} to a pool's tiers or lends_to",
+                )
+        facts = facts_for(self.source)
+        if facts is None:
+            return
+        if self.max_model_len > facts.context_tokens:
+            yield Fault(
+                "max_model_len",
+                f"{facts.name} knows {facts.context_tokens} tokens of context",
+                f"write {facts.context_tokens} or less",
+            )
+        fitting = [tp for tp in TENSOR_PARALLEL_SIZES if facts.kv_heads % tp == 0]
+        for index, pool in enumerate(self.pools):
+            if pool.engine == "vllm" and pool.tensor_parallel_size not in fitting:
+                yield Fault(
+                    f"pools[{index}].tensor_parallel_size",
+                    f"{pool.tensor_parallel_size} does not divide the {facts.kv_heads} KV heads of "
+                    f"{facts.name}",
+                    f"write {' or '.join(map(str, fitting))}",
+                )
+
+
+class TierConfig(_Settings):
+    """How requests of one tier queue. Queues are per gateway replica."""
+
+    priority: int = Field(
+        default=10,
+        ge=0,
+        le=1000,
+        description="Priority inside an engine: lower numbers run first and are preempted last.",
+    )
+    max_queued: int = Field(
+        default=256,
+        ge=1,
+        le=1_000_000,
+        description="Requests that may queue; the next is refused (429).",
+    )
+    max_queue_wait_s: Seconds = Field(
+        default=60.0,
+        description="Longest wait in the queue in seconds, predicted or real; beyond it a request"
+        " is refused.",
+    )
+    prior_output_tokens_mean: float = Field(
+        default=4000.0,
+        gt=0,
+        description="Expected output tokens until enough requests were seen to learn it.",
+    )
+    prior_sigma: float = Field(
+        default=1.0,
+        gt=0,
+        le=3,
+        description="Spread of that expectation: σ of the logarithm of the length.",
+    )
+    max_output_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cap on output tokens where the request sets none; None leaves the model's "
+        "context.",
+    )
+
+
+# Low runs first, as its requests are short and someone waits for them; those who ask for high
+# expect minutes.
+TIER_DEFAULTS: dict[Tier, dict[str, float]] = {
+    "low": {
+        "priority": 0,
+        "max_queued": 512,
+        "max_queue_wait_s": 30.0,
+        "prior_output_tokens_mean": 1300.0,
+    },
+    "medium": {
+        "priority": 10,
+        "max_queued": 256,
+        "max_queue_wait_s": 60.0,
+        "prior_output_tokens_mean": 4000.0,
+    },
+    "high": {
+        "priority": 20,
+        "max_queued": 128,
+        "max_queue_wait_s": 120.0,
+        "prior_output_tokens_mean": 13000.0,
+    },
+}
+
+
+def _tier(tier: Tier) -> TierConfig:
+    return TierConfig.model_validate(TIER_DEFAULTS[tier])
+
+
+class TiersConfig(_Settings):
+    """The three effort tiers."""
+
+    low: TierConfig = Field(
+        default_factory=lambda: _tier("low"), description="Short answers, first in the engine."
+    )
+    medium: TierConfig = Field(
+        default_factory=lambda: _tier("medium"), description="The usual effort."
+    )
+    high: TierConfig = Field(
+        default_factory=lambda: _tier("high"), description="Long reasoning, last in the engine."
+    )
+    default: Tier = Field(default="medium", description="Tier of a request that names no effort.")
+
+    def of(self, tier: Tier) -> TierConfig:
+        """The settings of `tier`."""
+        return {"low": self.low, "medium": self.medium, "high": self.high}[tier]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        # A tier given in part keeps its own defaults for the rest, not those of the class.
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: {**TIER_DEFAULTS[key], **value}
+            if key in TIERS and isinstance(value, dict)
+            else value
+            for key, value in data.items()
+        }
+
+
+class GatewayConfig(_Settings):
+    """The OpenAI-compatible front: where it listens and what it lets in."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: Port = Field(default=8000, description="Port to listen on; 0 takes a free one.")
+    insecure_listen_without_auth: bool = Field(
+        default=False,
+        description="Allows a host other than loopback although callers are not authenticated.",
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Gateway processes. One renders some 7,000 tokens a second.",
+    )
+    num_cpus: float = Field(
+        default=1.0,
+        ge=0,
+        le=64,
+        allow_inf_nan=False,
+        description="CPUs that Ray sets aside for a gateway.",
+    )
+    haproxy: bool = Field(
+        default=True,
+        description="Serve's HAProxy in front of the gateways; off uses Serve's own proxy, which "
+        "is slower.",
+    )
+    max_body_bytes: int = Field(
+        default=4 * MIB, ge=KIB, le=64 * MIB, description="Largest request body, in bytes."
+    )
+    max_unbroken_run_chars: int = Field(
+        default=4000,
+        ge=100,
+        le=100_000,
+        description="Longest run of letters or blanks without a break. Harmony's tokenizer is "
+        "quadratic on such runs: "
+        "100,000 characters stop the whole process for 11 to 28 s.",
+    )
+    stream_interval: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Tokens of one streamed chunk. 4 saves 40 % of the gateway's CPU.",
+    )
+    system_start_date: Annotated[str | None, BeforeValidator(_iso_date)] = Field(
+        default=None,
+        description="Date in the model's system message (YYYY-MM-DD). None is the day on which "
+        "the cluster starts, read "
+        "once and handed to all gateways: a date that moved at midnight would empty every prefix "
+        "cache, and gateways "
+        "that disagreed would split it.",
+    )
+
+    @field_validator("system_start_date")
+    @classmethod
+    def _real_date(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                if len(value) != 10:
+                    raise ValueError
+                date.fromisoformat(value)
+            except ValueError:
+                refuse(
+                    [
+                        Fault(
+                            "", f"'{value[:20]}' is no date", "write YYYY-MM-DD, such as 2026-01-31"
+                        )
+                    ]
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not is_loopback(self.host) and not self.insecure_listen_without_auth:
+            refuse(
+                [
+                    Fault(
+                        "host",
+                        f"{self.host} can be reached from other machines and callers are not "
+                        f"authenticated",
+                        "write 127.0.0.1, or set gateway.insecure_listen_without_auth to true",
+                    )
+                ]
+            )
+        return self
+
+
+class ChannelConfig(_Settings):
+    """The token channel between gateways and engine replicas."""
+
+    host: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Address an engine listens on; None is its Ray node's address.",
+    )
+    heartbeat_s: Seconds = Field(
+        default=1.0, description="Seconds between signs of life on an idle connection."
+    )
+    dead_after_s: Seconds = Field(
+        default=5.0, description="Seconds of silence after which the other side counts as lost."
+    )
+    connect_timeout_s: Seconds = Field(
+        default=5.0, description="Seconds that opening a connection may take."
+    )
+    max_frame_bytes: int = Field(
+        default=16 * MIB,
+        ge=64 * KIB,
+        le=1024 * MIB,
+        description="Largest frame that is read; a larger one ends the connection.",
+    )
+    max_buffered_bytes: int = Field(
+        default=8 * MIB,
+        ge=64 * KIB,
+        le=1024 * MIB,
+        description="Unsent bytes of a connection at which its writer waits.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dead_after_s <= self.heartbeat_s:
+            refuse(
+                [
+                    Fault(
+                        "dead_after_s",
+                        f"{self.dead_after_s:g} is not more than heartbeat_s "
+                        f"({self.heartbeat_s:g}), so every idle "
+                        "connection would count as lost",
+                        f"write {3 * self.heartbeat_s:g} or more",
+                    )
+                ]
+            )
+        return self
+
+
+class RayConfig(_Settings):
+    """The Ray cluster to run on."""
+
+    address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Address of a running cluster (`auto`, host:port); None starts one here.",
+    )
+    num_cpus: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="CPUs of the cluster started here; None counts them.",
+    )
+    num_gpus: int | None = Field(
+        default=None, ge=0, le=64, description="GPUs of the cluster started here; None counts them."
+    )
+    object_store_bytes: int = Field(
+        default=80 * MIB,
+        ge=75 * MIB,
+        description="Shared memory of the cluster started here. Small, because tokens never pass "
+        "through it; Ray wants "
+        "75 MiB at least.",
+    )
+    temp_dir: str | None = Field(
+        default=None,
+        pattern=r"^/",
+        max_length=40,
+        description="Ray's folder, absolute; short, as socket paths end at 107 bytes.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.address is not None:
+            refuse(
+                Fault(
+                    field,
+                    "a cluster that already runs has its own",
+                    f"remove {field}, or remove ray.address to start a cluster here",
+                )
+                for field in ("num_cpus", "num_gpus", "temp_dir")
+                if getattr(self, field) is not None
+            )
+        return self
+
+
+class TelemetryConfig(_Settings):
+    """Logs and the listener for health and metrics that each process has."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address of each process's listener for operators.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+
+
+class TriremeConfig(_Settings):
+    """All of `trireme.yaml`."""
+
+    name: Label = Field(
+        default="trireme", description="Name of the cluster: Ray namespace, metric label."
+    )
+    models: list[ModelConfig] = Field(
+        default_factory=lambda: [ModelConfig()],
+        min_length=1,
+        description="The models that are served.",
+    )
+    tiers: TiersConfig = Field(default_factory=TiersConfig, description="The effort tiers.")
+    gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The HTTP front.")
+    channel: ChannelConfig = Field(default_factory=ChannelConfig, description="The token channel.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+    telemetry: TelemetryConfig = Field(
+        default_factory=TelemetryConfig, description="Logs and metrics."
+    )
+
+    def pools(self) -> Iterator[tuple[ModelConfig, PoolConfig]]:
+        """Every pool with the model that it serves, in the order of the file."""
+        for model in self.models:
+            for pool in model.pools:
+                yield model, pool
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(self._faults())
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        pools: dict[str, str] = {}
+        names: dict[str, str] = {}
+        for i, model in enumerate(self.models):
+            for j, pool in enumerate(model.pools):
+                path = f"models[{i}].pools[{j}].name"
+                if pool.name in pools:
+                    yield Fault(
+                        path,
+                        f"'{pool.name}' is also the name of {pools[pool.name]}",
+                        "give each pool its own",
+                    )
+                pools.setdefault(pool.name, path.removesuffix(".name"))
+            own = [(f"models[{i}].name", model.name)]
+            own += [(f"models[{i}].aliases[{k}]", alias) for k, alias in enumerate(model.aliases)]
+            for path, name in own:
+                if name in names:
+                    yield Fault(
+                        path,
+                        f"'{name}' already means {names[name]}",
+                        "give each model its own names",
+                    )
+                names.setdefault(name, path)
+        for i, model in enumerate(self.models):
+            for name in model.tier_aliases():
+                if name in names:
+                    yield Fault(
+                        names[name],
+                        f"'{name}' already means models[{i}] at that tier",
+                        "choose a name without the tier",
+                    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of `trireme.yaml`, for editors and for the Helm chart."""
+    return TriremeConfig.model_json_schema()

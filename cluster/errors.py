@@ -1,0 +1,307 @@
+"""Every error that Trireme raises on purpose.
+
+Each error knows how it looks to an OpenAI client: the HTTP status, and the four keys of the OpenAI
+error object. What the client may read is ``message``; anything else about the fault stays in
+``str(error)`` and in its cause, for the log. Types follow OpenAI's vocabulary:
+``invalid_request_error`` (the caller must change the request), ``rate_limit_error`` (too much work
+for now) and ``server_error`` (our side failed).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+# A caller can put 100 kB into any field; an answer repeats at most this much of it.
+_MAX_ECHO_CHARS = 80
+
+
+def clipped(text: str, limit: int = _MAX_ECHO_CHARS) -> str:
+    """`text`, cut to `limit` characters so that an error never sends a large input back."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _rebuild(
+    kind: type["TriremeError"], args: tuple[Any, ...], state: dict[str, Any]
+) -> "TriremeError":
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class TriremeError(Exception):
+    """The root of the tree: an error with an HTTP status and an OpenAI error object.
+
+    `message` is written for the client. `retry_after_s` is when a retry can succeed, in seconds;
+    None when unknown.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+    # False forbids the retry that SDKs make by themselves on 408, 409, 429 and 5xx; None leaves it
+    # to them.
+    may_retry: ClassVar[bool | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross Ray actors; subclasses have constructors of their own, so state travels
+        # instead of arguments.
+        return _rebuild, (self.__class__, self.args, dict(self.__dict__))
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The OpenAI error object, always with all four keys."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Response headers: `retry-after` in whole seconds (at least 1), `x-should-retry`."""
+        headers: dict[str, str] = {}
+        if self.retry_after_s is not None and math.isfinite(self.retry_after_s):
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.may_retry is False:
+            headers["x-should-retry"] = "false"
+        return headers
+
+
+class InvalidRequest(TriremeError):
+    """The request cannot be served as written; `param` names the field at fault."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class UnknownModel(InvalidRequest):
+    """No model is served under the name that was asked for."""
+
+    status = 404
+    code = "model_not_found"
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        served = ", ".join(f"`{each}`" for each in known)
+        hint = f" Served here: {served}." if served else ""
+        super().__init__(f"The model `{clipped(name)}` does not exist.{hint}", param="model")
+
+
+class UnknownRoute(InvalidRequest):
+    """No such path."""
+
+    status = 404
+    code = "unknown_url"
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"Unknown request URL: {clipped(method, 16)} {clipped(path)}.")
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, but not for this method; `allowed` goes into the `allow` header."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: Iterable[str] = ()) -> None:
+        self.allowed = tuple(allowed)
+        use = f" Use {' or '.join(self.allowed)}." if self.allowed else ""
+        super().__init__(f"{clipped(method, 16)} is not allowed on {clipped(path)}.{use}")
+
+    def headers(self) -> dict[str, str]:
+        """As for every error, plus `allow`."""
+        headers = super().headers()
+        if self.allowed:
+            headers["allow"] = ", ".join(self.allowed)
+        return headers
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is not `application/json`."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+    def __init__(self, content_type: str) -> None:
+        got = f"`{clipped(content_type)}`" if content_type else "no content type"
+        super().__init__(f"The body must be sent as `application/json`; got {got}.")
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is over `gateway.max_body_bytes`."""
+
+    status = 413
+    code = "request_too_large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request body is larger than {limit_bytes} bytes.")
+
+
+class ContextTooLong(InvalidRequest):
+    """Prompt (and asked-for output) do not fit the model's context.
+
+    The wording carries what client libraries search for: LiteLLM "maximum context length is",
+    LangChain "prompt is too long" and "context_length_exceeded". Without it they do not shorten the
+    history by themselves.
+    """
+
+    code = "context_length_exceeded"
+
+    def __init__(self, limit_tokens: int, got_tokens: int, param: str | None = "messages") -> None:
+        super().__init__(
+            f"This model's maximum context length is {limit_tokens} tokens. However, your messages"
+            f" resulted in "
+            f"{got_tokens} tokens: the prompt is too long (context_length_exceeded).",
+            param=param,
+        )
+
+
+class UnknownEffort(InvalidRequest):
+    """A reasoning effort that is none of OpenAI's words.
+
+    `param` is `reasoning.effort` on the Responses route.
+    """
+
+    code = "invalid_value"
+
+    def __init__(self, effort: str, known: Iterable[str], param: str = "reasoning_effort") -> None:
+        words = ", ".join(f"'{each}'" for each in known)
+        super().__init__(
+            f"Invalid value: '{clipped(effort)}'. Supported values are: {words}.", param=param
+        )
+
+
+class Overloaded(TriremeError):
+    """Shed by admission: a queue is full, or the wait in it grew over the tier's limit.
+
+    429 and not 503, because SDKs treat it as a rate limit and wait `retry_after_s` (the computed
+    drain time of the queue) before they come back.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+class NoReplica(TriremeError):
+    """No replica can take the request now: all are starting, draining or lost."""
+
+    status = 503
+    code = "no_replica_ready"
+
+    def __init__(
+        self,
+        message: str = "No replica of this model is ready to take the request.",
+        *,
+        retry_after_s: float = 1.0,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+class ReplicaLost(TriremeError):
+    """The engine replica went away and the request could not be continued on another one.
+
+    502, as the process that failed is behind the gateway, and a retry meets other replicas (SDKs
+    retry 5xx). After the first byte the status is already sent, so the same body goes out as one
+    `error` event of the stream.
+    """
+
+    status = 502
+    code = "replica_lost"
+
+    def __init__(
+        self,
+        message: str = "The replica that served this request was lost.",
+        *,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+class DeadlineExceeded(TriremeError):
+    """The deadline that came with the request passed before the reply was complete.
+
+    504 and not 408: 408 says that the *client* was slow to send. SDKs retry both by themselves,
+    with the same deadline and against the same load, so the retry is forbidden.
+    """
+
+    status = 504
+    code = "deadline_exceeded"
+    may_retry = False
+
+    def __init__(
+        self, message: str = "The request's deadline passed before the reply was complete."
+    ) -> None:
+        super().__init__(message)
+
+
+class InternalError(TriremeError):
+    """A fault of ours. The client reads a fixed sentence; `detail` and the cause are for the log
+    only.
+
+    The retry is forbidden: the same body usually meets the same fault, and SDKs would send it three
+    times.
+    """
+
+    status = 500
+    code = "internal_error"
+    may_retry = False
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("The server had an error while processing your request.")
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail or self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with the configuration: where, what, and what to write instead."""
+
+    path: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}{self.problem}; {self.remedy}"
+
+
+class ConfigError(TriremeError):
+    """`trireme.yaml` or its overrides are wrong. `str()` is one line a fault, for the operator.
+
+    It is raised before anything listens; should it meet a client all the same, the body tells
+    nothing of the faults.
+    """
+
+    status = 500
+    code = "internal_error"
+    may_retry = False
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        super().__init__("The server is not configured correctly.")
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.faults) or self.message
