@@ -1,0 +1,1 @@
+"""Engine replicas: a vLLM (or simulated) engine behind the token channel."""

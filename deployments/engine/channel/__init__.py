@@ -1,0 +1,1 @@
+"""The token channel: one multiplexed connection for each (gateway, engine replica) pair."""

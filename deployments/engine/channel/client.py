@@ -1,0 +1,165 @@
+"""The gateway's end of the channel: one link to each replica, kept up for as long as it exists."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from deployments.engine.channel.frames import (
+    PROTOCOL_VERSION,
+    Abort,
+    Hello,
+    Ping,
+    ProtocolError,
+    Refused,
+    Step,
+    Submit,
+    Welcome,
+    decode_from_engine,
+    encode,
+)
+from deployments.engine.channel.framing import FramedProtocol
+
+log = logging.getLogger("trireme.channel")
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
+"""Pauses between attempts to reconnect double from the first to the last."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a replica listens, and who it must turn out to be."""
+
+    replica_id: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    secret: str
+    gateway_id: str
+    heartbeat_s: float
+    dead_after_s: float
+    connect_timeout_s: float
+    max_frame_bytes: int
+
+
+class LinkHandlers(Protocol):
+    """Called on the event loop as things happen on a link; must not block."""
+
+    def on_up(self, link: "EngineLink", welcome: Welcome) -> None: ...
+    def on_step(self, link: "EngineLink", step: Step) -> None: ...
+    def on_refused(self, link: "EngineLink", refused: Refused) -> None: ...
+    def on_down(self, link: "EngineLink", error: Exception | None) -> None: ...
+
+
+class EngineLink:
+    """Connects, reconnects, and carries streams. ``run`` lives until ``close``."""
+
+    def __init__(self, endpoint: Endpoint, settings: LinkSettings, handlers: LinkHandlers) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.handlers = handlers
+        self._connection: _EngineConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def is_up(self) -> bool:
+        return self._connection is not None and self._connection.welcomed
+
+    def submit(self, submit: Submit) -> None:
+        if self._connection is not None:
+            self._connection.send(encode(submit))
+
+    def abort(self, streams: list[int]) -> None:
+        if self._connection is not None:
+            self._connection.send(encode(Abort(streams)))
+
+    async def _run(self) -> None:
+        pause_s = FIRST_RETRY_S
+        while True:
+            connection = await self._connect()
+            if connection is not None:
+                self._connection = connection
+                try:
+                    error = await self._keep_alive(connection)
+                finally:
+                    self._connection = None
+                    connection.close()
+                if connection.welcomed:
+                    pause_s = FIRST_RETRY_S
+                log.warning("link to %s is down: %s", self.endpoint.replica_id, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(LAST_RETRY_S, 2.0 * pause_s)
+
+    async def _connect(self) -> "_EngineConnection | None":
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout_s):
+                _, connection = await loop.create_connection(
+                    lambda: _EngineConnection(self), self.endpoint.host, self.endpoint.port
+                )
+        except (OSError, TimeoutError):
+            return None
+        return connection
+
+    async def _keep_alive(self, connection: "_EngineConnection") -> Exception | None:
+        """Ping until the connection ends; silence ends it."""
+        loop = asyncio.get_running_loop()
+        ping = encode(Ping())
+        while not connection.ended.done():
+            await asyncio.wait({connection.ended}, timeout=self.settings.heartbeat_s)
+            if loop.time() - connection.last_received_s > self.settings.dead_after_s:
+                connection.fail(TimeoutError("replica is silent"))
+            elif connection.welcomed:
+                connection.send(ping)
+        return connection.ended.result()
+
+
+class _EngineConnection(FramedProtocol):
+    """One TCP connection of a link."""
+
+    def __init__(self, link: EngineLink) -> None:
+        super().__init__(link.settings.max_frame_bytes)
+        self.link = link
+        self.welcomed = False
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        settings = self.link.settings
+        self.send(encode(Hello(PROTOCOL_VERSION, settings.secret, settings.gateway_id)))
+
+    def on_frame(self, payload: bytes) -> None:
+        message = decode_from_engine(payload)
+        if type(message) is Step:
+            self.link.handlers.on_step(self.link, message)
+        elif isinstance(message, Refused):
+            self.link.handlers.on_refused(self.link, message)
+        elif isinstance(message, Welcome):
+            self._on_welcome(message)
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if self.welcomed:
+            raise ProtocolError("second welcome")
+        if welcome.protocol != PROTOCOL_VERSION:
+            raise ProtocolError(f"protocol {welcome.protocol}, this side {PROTOCOL_VERSION}")
+        if welcome.replica_id != self.link.endpoint.replica_id:
+            raise ProtocolError(f"replica is {welcome.replica_id}")  # the port was reused
+        self.welcomed = True
+        self.link.handlers.on_up(self.link, welcome)
+
+    def on_closed(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(error)
+        if self.welcomed:
+            self.link.handlers.on_down(self.link, error)

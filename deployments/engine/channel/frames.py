@@ -1,0 +1,163 @@
+"""Every message that crosses the token channel, by direction.
+
+The wire is length-prefixed MessagePack: a 4-byte big-endian payload length, then one tagged
+array. Array-like structs keep a token at about six bytes, and a field may only ever be appended,
+so a newer peer can still read an older one within the same ``PROTOCOL_VERSION``.
+"""
+
+import struct
+from typing import Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+HEADER = struct.Struct(">I")
+
+FinishCode = Literal[0, 1, 2, 3, 4]
+STOP, LENGTH, ABORTED, ERROR, REPETITION = range(5)
+"""Finish reasons, in the order of vLLM's ``FinishReason`` (checked by the vLLM contract test)."""
+
+
+class ProtocolError(Exception):
+    """The peer sent something that this side cannot accept; the connection is closed."""
+
+
+# --------------------------------------------------------------------------- gateway -> engine
+
+
+class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
+    """First frame of a gateway. ``secret`` is the cluster's channel secret."""
+
+    protocol: int
+    secret: str
+    gateway_id: str
+
+
+class Sampling(msgspec.Struct, array_like=True, frozen=True):
+    """The sampling facts that every engine, and the router, can act on without vLLM."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    seed: int | None = None
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+
+
+class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
+    """Start generating for ``stream`` (a number that the gateway never reuses on a connection).
+
+    ``request`` is vLLM's own ``EngineCoreRequest`` without the prompt, in vLLM's encoding; a
+    simulated engine does not read it. ``priority``: lower is served first.
+    """
+
+    stream: int
+    prompt_token_ids: list[int]
+    sampling: Sampling
+    priority: int
+    tier: str
+    request: bytes = b""
+
+
+class Abort(msgspec.Struct, array_like=True, tag="abort", frozen=True):
+    """Stop these streams and free what they hold. Unknown numbers are ignored."""
+
+    streams: list[int]
+
+
+class Ping(msgspec.Struct, array_like=True, tag="ping", frozen=True):
+    """Heartbeat; answered by a ``Step`` without outputs."""
+
+
+# --------------------------------------------------------------------------- engine -> gateway
+
+
+class Load(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What a replica holds right now; part of every frame that it sends.
+
+    ``step_s`` is a moving average of the engine's step time in seconds, ``steps`` counts engine
+    steps since the start, ``draining`` asks gateways to place nothing new.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+    kv_free_tokens: int = 0
+    step_s: float = 0.0
+    steps: int = 0
+    draining: bool = False
+
+
+class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
+    """Answer to ``Hello``: who this replica is. ``epoch`` changes with every engine start."""
+
+    protocol: int
+    replica_id: str
+    epoch: str
+    max_num_seqs: int
+    max_model_len: int
+    kv_tokens: int
+    load: Load
+
+
+class Output(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
+    """New tokens of one stream in one step.
+
+    ``cached_tokens`` comes with the first output (prompt tokens found in the prefix cache).
+    ``details`` is vLLM's ``EngineCoreOutput`` in vLLM's encoding, only when it carries more than
+    tokens (log-probabilities, for example).
+    """
+
+    stream: int
+    tokens: list[int]
+    finish: int | None = None
+    stop_reason: int | str | None = None
+    cached_tokens: int | None = None
+    details: list[bytes] | None = None
+
+
+class Step(msgspec.Struct, array_like=True, tag="step", gc=False):
+    """One engine step for all streams of one gateway (or none: then it is a load report)."""
+
+    load: Load
+    outputs: list[Output]
+
+
+class Refused(msgspec.Struct, array_like=True, tag="refused", frozen=True):
+    """The engine did not accept ``stream``.
+
+    ``retryable`` tells a full or draining replica (place it elsewhere) from a faulty request.
+    """
+
+    stream: int
+    message: str
+    retryable: bool
+
+
+FromGateway = Hello | Submit | Abort | Ping
+FromEngine = Welcome | Step | Refused
+
+encoder = msgspec.msgpack.Encoder()
+_from_gateway: msgspec.msgpack.Decoder[FromGateway] = msgspec.msgpack.Decoder(FromGateway)
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+
+def encode(message: FromGateway | FromEngine) -> bytes:
+    """One wire frame: length header and payload."""
+    payload = encoder.encode(message)
+    return HEADER.pack(len(payload)) + payload
+
+
+def decode_from_gateway(payload: bytes | memoryview) -> FromGateway:
+    """Raises ``ProtocolError`` for anything that is not a gateway's message."""
+    try:
+        return _from_gateway.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"not a frame of a gateway: {error}") from error
+
+
+def decode_from_engine(payload: bytes | memoryview) -> FromEngine:
+    """Raises ``ProtocolError`` for anything that is not an engine's message."""
+    try:
+        return _from_engine.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"not a frame of an engine: {error}") from error

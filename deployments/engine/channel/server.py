@@ -1,0 +1,216 @@
+"""The engine's end of the channel: gateways connect, submit streams and receive steps."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deployments.engine.channel.frames import (
+    PROTOCOL_VERSION,
+    Abort,
+    Hello,
+    Load,
+    Output,
+    Ping,
+    ProtocolError,
+    Refused,
+    Step,
+    Submit,
+    Welcome,
+    decode_from_gateway,
+    encode,
+)
+from deployments.engine.channel.framing import FramedProtocol
+
+log = logging.getLogger("trireme.channel")
+
+LOAD_NEWS_INTERVAL_S = 0.05
+"""Least time between load reports to a gateway that has no tokens to receive."""
+
+TOKEN_BYTES = 8
+"""Upper estimate of a token's share of a held-back output, for the buffer bound."""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """``max_buffered_bytes`` bounds what is held for one slow gateway, in kernel and in here."""
+
+    secret: str
+    heartbeat_s: float
+    dead_after_s: float
+    max_frame_bytes: int
+    max_buffered_bytes: int
+    max_streams: int
+
+
+@dataclass(frozen=True)
+class StreamHandlers:
+    """What the host does with a gateway's wishes. Called on the event loop; must not block."""
+
+    submit: Callable[["GatewayConnection", Submit], None]
+    abort: Callable[["GatewayConnection", list[int]], None]
+    welcome: Callable[[], Welcome]
+
+
+@dataclass
+class ChannelServer:
+    """Listens for gateways and keeps their connections."""
+
+    settings: ServerSettings
+    handlers: StreamHandlers
+    connections: set["GatewayConnection"] = field(default_factory=set)
+    _server: asyncio.Server | None = None
+    _heartbeat: asyncio.Task[None] | None = None
+    _connection_count: int = 0
+
+    async def start(self, host: str) -> int:
+        """Listen on a free port of ``host``; returns the port."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, host, 0)
+        self._heartbeat = loop.create_task(self._watch())
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def _accept(self) -> "GatewayConnection":
+        self._connection_count += 1
+        return GatewayConnection(self, self._connection_count)
+
+    async def _watch(self) -> None:
+        """Drop gateways that have gone silent; their streams end with the connection."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_s)
+            oldest = loop.time() - self.settings.dead_after_s
+            for connection in list(self.connections):
+                if connection.last_received_s < oldest:
+                    connection.fail(TimeoutError("gateway is silent"))
+
+    def broadcast_load(self, load: Load, but: set["GatewayConnection"], *, force: bool) -> None:
+        """Tell the gateways that got no tokens in this step how the replica is doing."""
+        now = asyncio.get_running_loop().time()
+        for connection in self.connections:
+            if connection not in but and (
+                force or now - connection.last_sent_s >= LOAD_NEWS_INTERVAL_S
+            ):
+                connection.send_step(load, [], now)
+
+    async def stop(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        for connection in list(self.connections):
+            connection.close()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+
+class GatewayConnection(FramedProtocol):
+    """One gateway. ``streams`` are the numbers that it has running on this engine."""
+
+    def __init__(self, server: ChannelServer, number: int) -> None:
+        super().__init__(server.settings.max_frame_bytes)
+        self.server = server
+        self.number = number
+        self.gateway_id: str | None = None
+        self.streams: set[int] = set()
+        self.last_sent_s = 0.0
+        self._held: dict[int, list[Output]] = {}
+        self._held_bytes = 0
+        self._load = Load()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self.transport is not None
+        self.transport.set_write_buffer_limits(high=self.server.settings.max_buffered_bytes // 2)
+        # Until the hello this connection is in nobody's list, so nobody else ends it.
+        loop = asyncio.get_running_loop()
+        self._greeting = loop.call_later(self.server.settings.dead_after_s, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.gateway_id is None:
+            self.fail(TimeoutError("no hello"))
+
+    def on_frame(self, payload: bytes) -> None:
+        message = decode_from_gateway(payload)
+        if self.gateway_id is None:
+            self._greet(message)
+            return
+        match message:
+            case Submit():
+                self._submit(message)
+            case Abort(streams=streams):
+                self.server.handlers.abort(self, streams)
+            case Ping():
+                self.send_step(self._load, [], asyncio.get_running_loop().time())
+            case Hello():
+                raise ProtocolError("second hello")
+
+    def _greet(self, message: object) -> None:
+        if not isinstance(message, Hello):
+            raise ProtocolError("first frame is not a hello")
+        if message.protocol != PROTOCOL_VERSION:
+            raise ProtocolError(f"protocol {message.protocol}, this side {PROTOCOL_VERSION}")
+        if not hmac.compare_digest(message.secret.encode(), self.server.settings.secret.encode()):
+            raise ProtocolError("wrong channel secret")
+        self.gateway_id = message.gateway_id
+        self.server.connections.add(self)
+        welcome = self.server.handlers.welcome()
+        self._load = welcome.load
+        self.send(encode(welcome))
+
+    def _submit(self, message: Submit) -> None:
+        if message.stream in self.streams:
+            raise ProtocolError(f"stream {message.stream} is already running")
+        if len(self.streams) >= self.server.settings.max_streams:
+            self.refuse(message.stream, "too many streams on this connection", retryable=True)
+            return
+        self.streams.add(message.stream)
+        self.server.handlers.submit(self, message)
+
+    def refuse(self, stream: int, message: str, *, retryable: bool) -> None:
+        self.streams.discard(stream)
+        self.send(encode(Refused(stream, message, retryable)))
+
+    def send_step(self, load: Load, outputs: list[Output], now: float) -> None:
+        """Send, or hold back and merge while the gateway does not read fast enough.
+
+        Merging keeps the bound: a slow gateway costs its streams' unread tokens, never one frame
+        a step, and nobody else waits for it.
+        """
+        self._load = load
+        if self.writable and not self._held:
+            self.last_sent_s = now
+            self.send(encode(Step(load, outputs)))
+            return
+        for output in outputs:
+            self._hold(output)
+        if self._held_bytes > self.server.settings.max_buffered_bytes:
+            self.fail(BufferError("gateway does not read; its buffer is full"))
+
+    def _hold(self, output: Output) -> None:
+        self._held_bytes += TOKEN_BYTES * len(output.tokens) + sum(map(len, output.details or ()))
+        earlier = self._held.setdefault(output.stream, [])
+        last = earlier[-1] if earlier else None
+        if last is None or last.details is not None or output.details is not None:
+            earlier.append(output)
+            self._held_bytes += 64
+            return
+        last.tokens = last.tokens + output.tokens
+        last.finish = output.finish
+        last.stop_reason = output.stop_reason
+
+    def on_writable(self) -> None:
+        if self._held:
+            outputs = [output for held in self._held.values() for output in held]
+            self._held, self._held_bytes = {}, 0
+            self.send_step(self._load, outputs, asyncio.get_running_loop().time())
+
+    def on_closed(self, error: Exception | None) -> None:
+        self._greeting.cancel()
+        self.server.connections.discard(self)
+        if self.gateway_id is None:
+            log.warning("connection refused: %s", error)
+        elif self.streams:
+            log.info("gateway %s left with %d streams", self.gateway_id, len(self.streams))
+        self.server.handlers.abort(self, list(self.streams))

@@ -1,0 +1,244 @@
+"""Ties one engine to its gateways: submissions in, one frame per step and gateway out."""
+
+import asyncio
+import logging
+import uuid
+from dataclasses import dataclass
+
+from deployments.engine.channel.frames import (
+    PROTOCOL_VERSION,
+    Load,
+    Output,
+    Submit,
+    Welcome,
+)
+from deployments.engine.channel.server import (
+    ChannelServer,
+    GatewayConnection,
+    ServerSettings,
+    StreamHandlers,
+)
+from deployments.engine.engine import (
+    Engine,
+    EngineDead,
+    EngineInfo,
+    EngineStats,
+    EngineStep,
+    RequestRefused,
+)
+
+log = logging.getLogger("trireme.engine")
+
+STEP_TIME_WEIGHT = 0.1
+"""Weight of the newest step in the moving average of the step time."""
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A wish of a gateway on its way to the engine; ``submit`` is None for an abort."""
+
+    request_ids: list[str]
+    connection: GatewayConnection
+    submit: Submit | None = None
+
+
+class EngineHost:
+    """Runs an engine behind a channel server.
+
+    ``progress_timeout_s``: with work pending and no engine step for so long, the engine counts as
+    stuck. ``died`` is set with the cause when the engine is gone; every connection is then closed,
+    so that gateways know at once.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        replica_id: str,
+        settings: ServerSettings,
+        progress_timeout_s: float,
+    ) -> None:
+        self.engine = engine
+        self.replica_id = replica_id
+        self.epoch = uuid.uuid4().hex
+        self.progress_timeout_s = progress_timeout_s
+        self.info: EngineInfo | None = None
+        self.port = 0
+        self.died: Exception | None = None
+        self.tokens_out = 0
+        self.load = Load()
+        self._owners: dict[str, tuple[GatewayConnection, int]] = {}
+        self._commands: asyncio.Queue[_Command] = asyncio.Queue()
+        self._stats = EngineStats(0, 0, 0.0)
+        self._steps = 0
+        self._step_s = 0.0
+        self._last_step_s = 0.0
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.server = ChannelServer(
+            settings, StreamHandlers(self._on_submit, self._on_abort, self._welcome)
+        )
+
+    @property
+    def pending(self) -> int:
+        """Requests that the engine has accepted or is about to, and has not finished."""
+        return len(self._owners)
+
+    async def start(self, listen_host: str) -> None:
+        """Start the engine, then listen. Raises whatever the engine's start raises."""
+        self.info = await self.engine.start()
+        self._last_step_s = asyncio.get_running_loop().time()
+        self._refresh_load()
+        self.port = await self.server.start(listen_host)
+        for work in (self._feed(), self._pump()):
+            self._tasks.append(asyncio.create_task(work))
+
+    def _welcome(self) -> Welcome:
+        assert self.info is not None
+        return Welcome(
+            PROTOCOL_VERSION,
+            self.replica_id,
+            self.epoch,
+            self.info.max_num_seqs,
+            self.info.max_model_len,
+            self.info.kv_tokens,
+            self.load,
+        )
+
+    # ------------------------------------------------------------------ gateway -> engine
+
+    def _on_submit(self, connection: GatewayConnection, submit: Submit) -> None:
+        if self._draining:
+            connection.refuse(submit.stream, "replica is draining", retryable=True)
+            return
+        request_id = f"{connection.number}.{submit.stream}"
+        if not self._owners:
+            # An idle engine makes no steps: its silence starts counting now.
+            self._last_step_s = asyncio.get_running_loop().time()
+        self._owners[request_id] = (connection, submit.stream)
+        self._commands.put_nowait(_Command([request_id], connection, submit))
+
+    def _on_abort(self, connection: GatewayConnection, streams: list[int]) -> None:
+        ids = []
+        for stream in streams:
+            connection.streams.discard(stream)
+            request_id = f"{connection.number}.{stream}"
+            if self._owners.pop(request_id, None) is not None:
+                ids.append(request_id)
+        if ids:
+            self._commands.put_nowait(_Command(ids, connection))
+
+    async def _feed(self) -> None:
+        """Hand commands to the engine in the order in which they came."""
+        while True:
+            command = await self._commands.get()
+            try:
+                if command.submit is None:
+                    await self.engine.abort(command.request_ids)
+                elif command.request_ids[0] in self._owners:
+                    await self.engine.submit(command.request_ids[0], command.submit)
+            except RequestRefused as refusal:
+                assert command.submit is not None
+                self._owners.pop(command.request_ids[0], None)
+                command.connection.refuse(
+                    command.submit.stream, str(refusal), retryable=refusal.retryable
+                )
+            except EngineDead as error:
+                self._die(error)
+                return
+
+    # ------------------------------------------------------------------ engine -> gateway
+
+    async def _pump(self) -> None:
+        while True:
+            try:
+                step = await self.engine.next_step()
+            except EngineDead as error:
+                self._die(error)
+                return
+            self._forward(step)
+
+    def _forward(self, step: EngineStep) -> None:
+        now = asyncio.get_running_loop().time()
+        self._note_step(step, now)
+        pack, owners = self.engine.pack, self._owners
+        outboxes: dict[GatewayConnection, list[Output]] = {}
+        for output in step.outputs:
+            owner = owners.get(output.request_id)
+            if owner is None:
+                continue  # aborted while this step was running
+            connection, stream = owner
+            outbox = outboxes.get(connection)
+            if outbox is None:
+                outbox = outboxes[connection] = []
+            outbox.append(pack(output, stream))
+            self.tokens_out += len(output.new_token_ids)
+            if output.finished:
+                del owners[output.request_id]
+                connection.streams.discard(stream)
+        self._refresh_load()
+        for connection, outputs in outboxes.items():
+            connection.send_step(self.load, outputs, now)
+        self.server.broadcast_load(self.load, set(outboxes), force=False)
+
+    def _note_step(self, step: EngineStep, now: float) -> None:
+        took_s = now - self._last_step_s
+        self._last_step_s = now
+        self._steps += 1
+        busy = self._stats.running > 0
+        if busy:
+            weight = STEP_TIME_WEIGHT if self._step_s else 1.0
+            self._step_s += weight * (took_s - self._step_s)
+        if step.stats is not None:
+            self._stats = step.stats
+
+    def _refresh_load(self) -> None:
+        assert self.info is not None
+        stats = self._stats
+        # Requests that the engine has not scheduled yet (or not even received) wait.
+        waiting = max(stats.waiting, len(self._owners) - stats.running)
+        self.load = Load(
+            running=stats.running,
+            waiting=waiting,
+            kv_use=stats.kv_use,
+            kv_free_tokens=int(self.info.kv_tokens * (1.0 - stats.kv_use)),
+            step_s=self._step_s,
+            steps=self._steps,
+            draining=self._draining,
+        )
+
+    # ------------------------------------------------------------------ health and end
+
+    def check(self) -> None:
+        """Raises ``EngineDead`` if the engine is dead, or has work and makes no step."""
+        if self.died is not None:
+            raise EngineDead(str(self.died)) from self.died
+        self.engine.check()
+        silent_s = asyncio.get_running_loop().time() - self._last_step_s
+        if self._owners and silent_s > self.progress_timeout_s:
+            raise EngineDead(f"{len(self._owners)} requests pending, no step for {silent_s:.0f} s")
+
+    def _die(self, error: Exception) -> None:
+        log.error("engine of %s died: %s", self.replica_id, error)
+        self.died = error
+        self._owners.clear()
+        for connection in list(self.server.connections):
+            connection.streams.clear()
+            connection.fail(error)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new and wait until the running streams have ended, or ``timeout_s``."""
+        self._draining = True
+        self._refresh_load()
+        self.server.broadcast_load(self.load, set(), force=True)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self._owners and self.died is None:
+            if asyncio.get_running_loop().time() >= deadline:
+                return
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.server.stop()
+        self.engine.stop()

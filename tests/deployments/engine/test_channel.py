@@ -1,0 +1,240 @@
+"""The token channel over real sockets: tokens, aborts, back-pressure, silence, strangers."""
+
+import asyncio
+import socket
+
+import pytest
+
+from deployments.engine.channel.frames import HEADER, STOP, Hello, Sampling, Submit, encode
+from deployments.engine.simulated import reply
+from tests.deployments.engine.channel_world import (
+    SECRET,
+    Recorder,
+    linked,
+    quick_engine,
+    running_host,
+    submission,
+)
+
+
+async def test_streams_arrive_token_for_token_whatever_their_number() -> None:
+    engine = quick_engine()
+    recorder = Recorder()
+    async with running_host(engine) as host, linked(host, recorder) as link:
+        await recorder.until(lambda: recorder.welcomes)
+        for stream in range(1, 41):
+            link.submit(submission(stream))
+        await recorder.until(lambda: len(recorder.finished) == 40)
+        for stream in range(1, 41):
+            expected = reply([1, 2, 3, stream], "low", 0, engine.config)
+            assert recorder.tokens[stream] == expected
+            assert recorder.finished[stream] == STOP
+        assert host.pending == 0
+        assert recorder.steps[-1].load.running == 0
+
+
+async def test_one_frame_a_step_carries_all_streams_of_a_gateway() -> None:
+    recorder = Recorder()
+    engine = quick_engine(base_step_s=0.01)
+    async with running_host(engine) as host, linked(host, recorder) as link:
+        await recorder.until(lambda: recorder.welcomes)
+        for stream in range(1, 9):
+            link.submit(submission(stream))
+        await recorder.until(lambda: len(recorder.finished) == 8)
+    full = [step for step in recorder.steps if len(step.outputs) == 8]
+    assert len(full) >= 15  # the shortest reply has more tokens than that
+
+
+async def test_two_gateways_get_their_own_tokens_and_each_others_load() -> None:
+    first, second = Recorder(), Recorder()
+    engine = quick_engine(base_step_s=0.005)
+    async with (
+        running_host(engine) as host,
+        linked(host, first) as one,
+        linked(host, second, gateway_id="gateway-2"),
+    ):
+        await first.until(lambda: first.welcomes)
+        await second.until(lambda: second.welcomes)
+        one.submit(submission(1, max_tokens=60))
+        await first.until(lambda: first.finished)
+        await second.until(lambda: any(step.load.running for step in second.steps))
+    assert first.tokens.keys() == {1}
+    assert second.tokens == {}
+
+
+async def test_an_aborted_stream_frees_its_place_in_the_engine() -> None:
+    recorder = Recorder()
+    engine = quick_engine()
+    async with running_host(engine) as host, linked(host, recorder) as link:
+        await recorder.until(lambda: recorder.welcomes)
+        link.submit(submission(1, max_tokens=8000))
+        await recorder.until(lambda: recorder.tokens.get(1))
+        link.abort([1])
+        link.submit(submission(2))
+        await recorder.until(lambda: 2 in recorder.finished)
+        assert host.pending == 0
+        assert engine._running == {}
+        assert 1 not in recorder.finished
+
+
+async def test_streams_of_a_gateway_that_leaves_are_aborted() -> None:
+    recorder = Recorder()
+    engine = quick_engine()
+    async with running_host(engine) as host:
+        async with linked(host, recorder) as link:
+            await recorder.until(lambda: recorder.welcomes)
+            link.submit(submission(1, tier="high", max_tokens=8000))
+            await recorder.until(lambda: recorder.tokens.get(1))
+        async with asyncio.timeout(2):
+            while host.pending or engine._running:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_gateway_that_does_not_read_stops_nobody_and_is_cut_off_when_its_buffer_is_full() -> (
+    None
+):
+    """A peer that says hello, submits, and never reads: its tokens merge, then it is dropped."""
+    healthy = Recorder()
+    engine = quick_engine(max_num_seqs=64)
+    async with (
+        running_host(engine, max_buffered_bytes=1 << 14, dead_after_s=60.0) as host,
+        linked(host, healthy) as link,
+    ):
+        await healthy.until(lambda: healthy.welcomes)
+        deaf = socket.create_connection(("127.0.0.1", host.port))
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(encode(Hello(1, SECRET, "deaf")))
+        async with asyncio.timeout(30):
+            while len(host.server.connections) < 2:
+                await asyncio.sleep(0.01)
+            (connection,) = (c for c in host.server.connections if c.gateway_id == "deaf")
+            assert connection.transport is not None
+            kernel = connection.transport.get_extra_info("socket")
+            kernel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            for stream in range(1, 41):
+                endless = Sampling(10**9, ignore_eos=True)
+                deaf.sendall(encode(Submit(stream, [stream], endless, 0, "low")))
+            while len(host.server.connections) == 2:
+                await asyncio.sleep(0.01)
+        deaf.close()
+        link.submit(submission(1, max_tokens=10))
+        await healthy.until(lambda: healthy.finished)
+        assert len(healthy.tokens[1]) == 10
+        assert host.pending == 0
+
+
+async def test_held_back_tokens_arrive_merged_and_complete_when_the_gateway_reads_again() -> None:
+    engine = quick_engine()
+    recorder = Recorder()
+    async with running_host(engine) as host, linked(host, recorder) as link:
+        await recorder.until(lambda: recorder.welcomes)
+        (connection,) = host.server.connections
+        connection.pause_writing()
+        link.submit(submission(1))
+        async with asyncio.timeout(10):
+            while host.pending == 0 or host.pending:
+                await asyncio.sleep(0.01)
+                if connection._held and connection._held[1][-1].finish is not None:
+                    break
+        connection.resume_writing()
+        await recorder.until(lambda: recorder.finished)
+        assert recorder.tokens[1] == reply([1, 2, 3, 1], "low", 0, engine.config)
+        merged = [step for step in recorder.steps if step.outputs]
+        assert len(merged) == 1
+
+
+async def test_a_silent_replica_is_noticed_and_the_link_comes_back() -> None:
+    recorder = Recorder()
+    async with running_host(quick_engine()) as host, linked(host, recorder, dead_after_s=0.4):
+        await recorder.until(lambda: recorder.welcomes)
+        (connection,) = host.server.connections
+        connection.send = lambda frame: None  # type: ignore[method-assign]
+        await recorder.until(lambda: recorder.downs)
+        assert isinstance(recorder.downs[0], TimeoutError)
+        await recorder.until(lambda: len(recorder.welcomes) == 2)
+
+
+async def test_a_silent_gateway_is_dropped() -> None:
+    async with running_host(quick_engine(), dead_after_s=0.3) as host:
+        mute = socket.create_connection(("127.0.0.1", host.port))
+        mute.sendall(encode(Hello(1, SECRET, "mute")))
+        async with asyncio.timeout(5):
+            while not host.server.connections:
+                await asyncio.sleep(0.01)
+            while host.server.connections:
+                await asyncio.sleep(0.01)
+        mute.close()
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        encode(Hello(1, "not the secret", "stranger")),
+        encode(Hello(99, SECRET, "from the future")),
+        encode(submission(1)),
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
+        HEADER.pack(3) + b"\xff\xff\xff",
+        HEADER.pack(1 << 30),
+    ],
+    ids=["secret", "protocol", "no-hello", "http", "garbage", "huge"],
+)
+async def test_strangers_are_cut_off_without_a_word(greeting: bytes) -> None:
+    async with running_host(quick_engine()) as host:
+        reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
+        writer.write(greeting)
+        async with asyncio.timeout(5):
+            try:
+                assert await reader.read() == b""
+            except ConnectionResetError:
+                pass
+        assert not host.server.connections
+        writer.close()
+
+
+async def test_a_peer_that_never_says_hello_is_cut_off() -> None:
+    async with running_host(quick_engine(), dead_after_s=0.2) as host:
+        reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
+        async with asyncio.timeout(5):
+            try:
+                assert await reader.read() == b""
+            except ConnectionResetError:
+                pass
+        writer.close()
+
+
+async def test_another_replica_on_a_reused_port_is_not_taken_for_the_old_one() -> None:
+    recorder = Recorder()
+    async with running_host(quick_engine()) as host:
+        host.replica_id = "replica-2"
+        async with linked(host, recorder) as link:
+            await asyncio.sleep(0.5)
+            assert not link.is_up
+            assert recorder.welcomes == []
+
+
+async def test_more_streams_than_allowed_are_refused_as_retryable() -> None:
+    recorder = Recorder()
+    async with (
+        running_host(quick_engine(), max_streams=2) as host,
+        linked(host, recorder) as link,
+    ):
+        await recorder.until(lambda: recorder.welcomes)
+        for stream in (1, 2, 3):
+            link.submit(submission(stream, max_tokens=500))
+        await recorder.until(lambda: recorder.refused)
+        assert (recorder.refused[0].stream, recorder.refused[0].retryable) == (3, True)
+
+
+async def test_a_draining_replica_says_so_finishes_what_runs_and_takes_nothing_new() -> None:
+    recorder = Recorder()
+    async with running_host(quick_engine()) as host, linked(host, recorder) as link:
+        await recorder.until(lambda: recorder.welcomes)
+        link.submit(submission(1))
+        await recorder.until(lambda: recorder.tokens.get(1))
+        drained = asyncio.create_task(host.drain(10.0))
+        await recorder.until(lambda: recorder.steps[-1].load.draining)
+        link.submit(submission(2))
+        await recorder.until(lambda: recorder.refused)
+        await drained
+        await recorder.until(lambda: 1 in recorder.finished)
+        assert recorder.refused[0].retryable
