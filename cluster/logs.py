@@ -1,0 +1,34 @@
+"""Structured logs of our own processes: one JSON object a line on standard error.
+
+Fields are request ids, tiers, pools, replicas and counts. Prompts and replies are never logged.
+"""
+
+import json
+import logging
+import sys
+import time
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up_logging(level: str) -> None:
+    """Give the ``trireme`` loggers their handler; the root logger stays as its owner set it."""
+    logger = logging.getLogger("trireme")
+    logger.setLevel(level.upper())
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines())
+        logger.addHandler(handler)
+        logger.propagate = False

@@ -1,0 +1,82 @@
+"""Ray Serve's internals, as Trireme uses them: the live list of a deployment's replicas.
+
+Serve pushes each change to routers through its long-poll client. A gateway needs the same news but
+no Serve router (its tokens do not ride handles), so it listens directly.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ray.serve._private.common import DeploymentID, DeploymentTargetInfo
+from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
+from ray.serve.context import _get_global_client
+
+WATCH_S = 1.0
+"""How often the feed makes sure that it is still listening (Serve's controller may restart)."""
+
+
+@dataclass(frozen=True)
+class ListedReplica:
+    """A running replica: its Serve id and what its ``record_replica_metadata`` returned."""
+
+    replica_id: str
+    deployment: str
+    metadata: dict[str, Any]
+
+
+class ReplicaFeed:
+    """Calls ``on_change`` with all running replicas of ``deployments``, on every change.
+
+    The last list stays in force while the controller is away.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        deployments: Iterable[str],
+        on_change: Callable[[list[ListedReplica]], None],
+        client_id: str,
+    ) -> None:
+        self._ids = [DeploymentID(name=name, app_name=application) for name in deployments]
+        self._on_change = on_change
+        self._client_id = client_id
+        self._listed: dict[DeploymentID, list[ListedReplica]] = {}
+        self._client: LongPollClient | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._listen()
+        self._watch = asyncio.create_task(self._keep_listening())
+
+    def _listen(self) -> None:
+        self._client = LongPollClient(
+            _get_global_client()._controller,
+            {
+                (LongPollNamespace.DEPLOYMENT_TARGETS, each): partial(self._update, each)
+                for each in self._ids
+            },
+            call_in_event_loop=asyncio.get_running_loop(),
+            client_id=self._client_id,
+        )
+
+    async def _keep_listening(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self._client is not None and not self._client.is_running:
+                self._listen()
+
+    def _update(self, deployment: DeploymentID, info: DeploymentTargetInfo) -> None:
+        self._listed[deployment] = [
+            ListedReplica(replica.replica_id.unique_id, deployment.name, replica.replica_metadata)
+            for replica in info.running_replicas
+        ]
+        self._on_change([replica for each in self._listed.values() for replica in each])
+
+    def stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._client is not None:
+            self._client.stop()

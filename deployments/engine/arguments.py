@@ -1,0 +1,53 @@
+"""From the configuration to vLLM's own arguments, for engines and for the gateways' front-ends."""
+
+from typing import Any
+
+from cluster.config import TINY_SOURCE, GatewayConfig, ModelConfig, PoolConfig
+
+TINY_ENGINE_ARGS: dict[str, Any] = {
+    "logits_processors": ["deployments.tiny_model.processor:HarmonyScript"],
+}
+"""What makes the tiny model's random weights speak (``deployments.tiny_model`` says more)."""
+
+CPU_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""Several engines share the cores of one machine; vLLM would pin each of them to the same ones."""
+
+PARSERS = ["--tool-call-parser", "openai", "--enable-auto-tool-choice"]
+
+
+def engine_args(model: ModelConfig, pool: PoolConfig) -> dict[str, Any]:
+    """Arguments of the pool's engines, the owner of each being a setting of ``trireme.yaml``."""
+    owned = {
+        "max_model_len": model.max_model_len,
+        "tensor_parallel_size": pool.tensor_parallel_size,
+        "max_num_seqs": pool.max_num_seqs,
+        "max_num_batched_tokens": pool.max_num_batched_tokens,
+        "gpu_memory_utilization": pool.gpu_memory_utilization,
+        "scheduling_policy": "priority",
+        "distributed_executor_backend": "mp",
+    }
+    if model.revision is not None:
+        owned["revision"] = model.revision
+    tiny = TINY_ENGINE_ARGS if model.source == TINY_SOURCE else {}
+    return {**tiny, **pool.engine_args, **owned}
+
+
+def front_end_args(model: ModelConfig, gateway: GatewayConfig) -> dict[str, Any]:
+    """Arguments of vLLM's front-end for ``model`` in a gateway. It never loads the weights.
+
+    ``max_num_seqs`` and the token budget are set only so that vLLM does not guess them from the
+    GPUs of the machine that the gateway happens to be on.
+    """
+    args: dict[str, Any] = {
+        "served_model_name": model.name,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": max(pool.max_num_seqs for pool in model.pools),
+        "max_num_batched_tokens": max(pool.max_num_batched_tokens for pool in model.pools),
+        "scheduling_policy": "priority",
+        "stream_interval": gateway.stream_interval,
+        "enforce_eager": True,
+        "enable_prompt_tokens_details": True,
+    }
+    if model.revision is not None:
+        args["revision"] = model.revision
+    return args

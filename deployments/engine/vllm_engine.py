@@ -1,0 +1,82 @@
+"""A real engine: vLLM's engine core with its TP group, tokens in and token deltas out.
+
+The engine core's own outputs are forwarded as they come, one batch a step. There is no generator,
+task or detokeniser per request on this side; the gateway does that work (docs/decisions.md has the
+measurement of both ways).
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from deployments.compat import vllm as compat
+from deployments.engine.channel.frames import Output, Submit
+from deployments.engine.engine import (
+    CoreOutput,
+    EngineDead,
+    EngineInfo,
+    EngineStats,
+    EngineStep,
+    RequestRefused,
+)
+
+
+class VllmEngine:
+    """``source`` is a path or Hugging Face id, ``args`` are ``AsyncEngineArgs`` fields."""
+
+    def __init__(self, source: str, args: Mapping[str, Any]) -> None:
+        self._core = compat.EngineCore(compat.parse_args(source, args))
+
+    async def start(self) -> EngineInfo:
+        await asyncio.to_thread(self._core.start)
+        return EngineInfo(self._core.max_num_seqs, self._core.max_model_len, self._core.kv_tokens)
+
+    async def submit(self, request_id: str, submit: Submit) -> None:
+        try:
+            request = compat.decode_request(submit.request, request_id, submit.prompt_token_ids)
+        except Exception as error:
+            raise RequestRefused(f"undecodable request: {error}", retryable=False) from error
+        request.priority = submit.priority
+        try:
+            await self._core.add(request)
+        except compat.EngineDeadError as error:
+            raise EngineDead(str(error)) from error
+
+    async def abort(self, request_ids: list[str]) -> None:
+        await self._core.abort(request_ids)
+
+    async def next_step(self) -> EngineStep:
+        try:
+            step = await self._core.outputs()
+        except compat.EngineDeadError as error:
+            raise EngineDead(str(error)) from error
+        stats = step.scheduler_stats
+        return EngineStep(
+            step.outputs,
+            stats
+            and EngineStats(
+                stats.num_running_reqs,
+                stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
+                stats.kv_cache_usage,
+            ),
+        )
+
+    def pack(self, output: CoreOutput, stream: int) -> Output:
+        assert isinstance(output, compat.EngineCoreOutput)
+        prefill = output.prefill_stats
+        plain = output.new_logprobs is None and output.new_prompt_logprobs_tensors is None
+        return Output(
+            stream,
+            output.new_token_ids,
+            None if output.finish_reason is None else int(output.finish_reason),
+            output.stop_reason,
+            None if prefill is None else prefill.num_cached_tokens,
+            None if plain else compat.encode_output(output),
+        )
+
+    def check(self) -> None:
+        if self._core.dead:
+            raise EngineDead("vLLM's engine core is dead")
+
+    def stop(self) -> None:
+        self._core.shutdown()

@@ -1,0 +1,1 @@
+"""The gateway: vLLM's OpenAI application over the fleet of engine replicas."""

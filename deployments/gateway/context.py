@@ -1,0 +1,36 @@
+"""What the gateway knows of one HTTP request, from the door down to the fleet and back."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from cluster.config import Tier
+from cluster.errors import TriremeError
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One HTTP request. The door fills it in; the fleet writes what becomes of it.
+
+    ``received_s`` is on the event loop's monotonic clock. ``settled`` turns true when the first
+    token has come or the request has failed: until then the door holds the response head back, so
+    that an error still gets its status and the head can name the replica.
+    """
+
+    request_id: str
+    model: str
+    tier: Tier
+    effort: str | None
+    received_s: float
+    replica_id: str | None = None
+    settled: bool = False
+    failure: TriremeError | None = field(default=None)
+
+    def fail(self, error: TriremeError) -> None:
+        """The first failure of a request is the one that its client sees."""
+        if self.failure is None:
+            self.failure = error
+        self.settled = True
+
+
+current_request: ContextVar[RequestContext] = ContextVar("trireme_request")
+"""Set by the door in the task that runs vLLM's handler; read where vLLM calls the fleet."""
