@@ -9,7 +9,7 @@ from cluster.config import ModelConfig, PoolConfig, TriremeConfig
 from deployments.engine.arguments import CPU_ENV
 from deployments.engine.deployment import EngineReplica, EngineSettings
 from deployments.gateway.deployment import GatewayReplica
-from deployments.gateway.gateway import GatewaySettings
+from deployments.gateway.settings import GatewaySettings
 from deployments.names import GATEWAY, engine_deployment
 
 HEALTH_CHECK_PERIOD_S = 2.0

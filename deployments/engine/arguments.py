@@ -10,7 +10,8 @@ TINY_ENGINE_ARGS: dict[str, Any] = {
 """What makes the tiny model's random weights speak (``deployments.tiny_model`` says more)."""
 
 CPU_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-"""Several engines share the cores of one machine: vLLM would pin each of them to the same ones, and\nspinning OpenMP threads of two TP ranks make a token take a hundred times longer."""
+"""Several engines share the cores of one machine: vLLM would pin each of them to the same ones, and
+spinning OpenMP threads of two TP ranks make a token take a hundred times longer."""
 
 PARSERS = ["--tool-call-parser", "openai", "--enable-auto-tool-choice"]
 

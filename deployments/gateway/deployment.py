@@ -7,10 +7,7 @@ from ray import serve
 
 from cluster.logs import set_up_logging
 from deployments.compat.serve import ListedReplica, ReplicaFeed
-from deployments.engine.channel.client import Endpoint
-from deployments.gateway.door import Door
-from deployments.gateway.fleet_client import Member
-from deployments.gateway.gateway import Gateway, GatewaySettings
+from deployments.gateway.settings import GatewaySettings
 from deployments.names import engine_deployment
 
 
@@ -21,42 +18,28 @@ class GatewayReplica:
     async def __init__(  # type: ignore[misc]
         self, settings: GatewaySettings, engines: Sequence[Any]
     ) -> None:
+        # Only here: vLLM takes 10 s to import, and Serve's controller reads this module too.
+        from deployments.gateway.gateway import Gateway
+
         set_up_logging(settings.config.telemetry.log_level)
         del engines
         context = serve.get_replica_context()
-        self._config = settings.config
         self._gateway = Gateway(settings, context.replica_id.unique_id)
         await self._gateway.start()
-        self._pools = {pool.name: (model, pool) for model, pool in self._config.pools()}
         self._feed = ReplicaFeed(
             context.app_name,
-            [engine_deployment(name) for name in self._pools],
+            [engine_deployment(pool.name) for _, pool in settings.config.pools()],
             self._on_replicas,
             f"trireme-gateway:{self._gateway.gateway_id}",
         )
         self._feed.start()
 
-    async def __serve_build_asgi_app__(self) -> Door:
+    async def __serve_build_asgi_app__(self) -> Any:
         assert self._gateway.app is not None
         return self._gateway.app
 
     def _on_replicas(self, listed: list[ListedReplica]) -> None:
-        members = []
-        for replica in listed:
-            metadata = replica.metadata
-            if "port" not in metadata:
-                continue  # Serve lists it before it has told where it listens
-            model, pool = self._pools[metadata["pool"]]
-            members.append(
-                Member(
-                    Endpoint(replica.replica_id, metadata["host"], metadata["port"]),
-                    model.name,
-                    pool.name,
-                    frozenset(pool.tiers),
-                    frozenset(pool.lends_to),
-                )
-            )
-        self._gateway.fleet.update_members(members)
+        self._gateway.update_members((replica.replica_id, replica.metadata) for replica in listed)
 
     async def record_replica_metadata(self) -> dict[str, Any]:
         return {"ops_url": self._gateway.ops.url}

@@ -2,33 +2,22 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster.config import TIERS, TriremeConfig
 from cluster.ops import OpsListener, exposition_off_loop
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
-from deployments.engine.channel.client import LinkSettings
+from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.gateway.context import RequestContext
 from deployments.gateway.door import Door, Limits
-from deployments.gateway.fleet_client import FleetClient
+from deployments.gateway.fleet_client import FleetClient, Member
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.model_core import ModelCore
+from deployments.gateway.settings import GatewaySettings
 from deployments.router import LogNormal, QueueLimits, Router, TierPolicy, served_names
 from deployments.sources import local_source
-
-
-@dataclass(frozen=True)
-class GatewaySettings:
-    """``secret`` admits the gateway to the engines' channel servers.
-
-    ``system_start_date`` is the date in every rendered system message, the same in all gateways.
-    """
-
-    config: TriremeConfig
-    secret: str
-    system_start_date: str
 
 
 def make_router(config: TriremeConfig) -> Router:
@@ -56,6 +45,7 @@ class Gateway:
         self.gateway_id = gateway_id
         self._settings = settings
         config = self._config = settings.config
+        self._pools = {pool.name: (model, pool) for model, pool in config.pools()}
         self.metrics = FleetMetrics(
             tuple(model.name for model in config.models),
             tuple((model.name, pool.name) for model, pool in config.pools()),
@@ -104,6 +94,24 @@ class Gateway:
         )
         self.fleet.start()
         await self.ops.start(config.telemetry.host)
+
+    def update_members(self, listed: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """The replicas that Serve lists: (replica id, what it published about itself)."""
+        members = []
+        for replica_id, metadata in listed:
+            if "port" not in metadata:
+                continue  # Serve lists it before it has told where it listens
+            model, pool = self._pools[metadata["pool"]]
+            members.append(
+                Member(
+                    Endpoint(replica_id, metadata["host"], metadata["port"]),
+                    model.name,
+                    pool.name,
+                    frozenset(pool.tiers),
+                    frozenset(pool.lends_to),
+                )
+            )
+        self.fleet.update_members(members)
 
     def ready(self) -> bool:
         """Whether every model has at least one healthy replica."""
