@@ -390,8 +390,7 @@ class TierConfig(_Settings):
     )
     max_queue_wait_s: Seconds = Field(
         default=60.0,
-        description="Longest wait in the queue in seconds, predicted or real; beyond it a request"
-        " is refused.",
+        description="Longest wait in the queue in seconds; then a request is refused.",
     )
     prior_output_tokens_mean: float = Field(
         default=4000.0,

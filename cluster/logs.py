@@ -8,6 +8,9 @@ import logging
 import sys
 import time
 
+FIELDS = ("request_id", "model", "tier", "pool", "replica")
+"""Taken from a call's ``extra``; nothing else of it is written."""
+
 
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -18,6 +21,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -7,6 +7,7 @@ tells through Ray Serve. Rendering runs in a thread: a scrape must not hold up t
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -49,24 +50,25 @@ class OpsListener:
         self.url = ""
 
     async def start(self, host: str) -> str:
-        """Listen; returns the base URL."""
+        """Listen; returns the base URL. Raises ``OSError`` if ``host`` cannot be listened on."""
         routes = [self._route("/metrics", self._metrics), self._route("/status", self._answer)]
+        # Bound here: uvicorn ends the whole process when it cannot bind.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, 0), family=family)
         config = uvicorn.Config(
             Starlette(routes=routes),
-            host=host,
-            port=0,
             lifespan="off",
             access_log=False,
             log_config=None,
         )
         self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve())
+        self._task = asyncio.create_task(self._server.serve([listening]))
         while not self._server.started:
             if self._task.done():
                 self._task.result()
                 raise OSError(f"cannot listen on {host}")
             await asyncio.sleep(0.005)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
+        port = listening.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         return self.url
 

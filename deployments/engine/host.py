@@ -126,6 +126,10 @@ class EngineHost:
                 ids.append(request_id)
         if ids:
             self._commands.put_nowait(_Command(ids, connection))
+            # With nothing left to do the engine makes no step that would bring the news.
+            self._refresh_load()
+            if not self._owners:
+                self.server.broadcast_load(self.load, set(), force=True)
 
     async def _feed(self) -> None:
         """Hand commands to the engine in the order in which they came."""
@@ -178,7 +182,8 @@ class EngineHost:
         self._refresh_load()
         for connection, outputs in outboxes.items():
             connection.send_step(self.load, outputs, now)
-        self.server.broadcast_load(self.load, set(outboxes), force=False)
+        # An idle engine stays silent: its last word has to reach everybody.
+        self.server.broadcast_load(self.load, set(outboxes), force=not self._owners)
 
     def _note_step(self, step: EngineStep, now: float) -> None:
         took_s = now - self._last_step_s
@@ -193,14 +198,15 @@ class EngineHost:
 
     def _refresh_load(self) -> None:
         assert self.info is not None
-        stats = self._stats
-        # Requests that the engine has not scheduled yet (or not even received) wait.
-        waiting = max(stats.waiting, len(self._owners) - stats.running)
+        # How many there are we know best; the engine's last step tells how many of them run. Those
+        # that it has not scheduled yet (or not even received) wait.
+        running = min(self._stats.running, len(self._owners))
+        kv_use = self._stats.kv_use if self._owners else 0.0
         self.load = Load(
-            running=stats.running,
-            waiting=waiting,
-            kv_use=stats.kv_use,
-            kv_free_tokens=int(self.info.kv_tokens * (1.0 - stats.kv_use)),
+            running=running,
+            waiting=len(self._owners) - running,
+            kv_use=kv_use,
+            kv_free_tokens=int(self.info.kv_tokens * (1.0 - kv_use)),
             step_s=self._step_s,
             steps=self._steps,
             draining=self._draining,

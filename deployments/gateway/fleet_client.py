@@ -8,14 +8,14 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.config import Tier
 from cluster.errors import InvalidRequest, NoReplica, Overloaded, ReplicaLost, TriremeError
 from deployments.engine.channel.client import Endpoint, EngineLink, LinkSettings
 from deployments.engine.channel.frames import (
-    ABORTED,
     ERROR,
+    STOP,
     Load,
     Output,
     Refused,
@@ -70,6 +70,10 @@ class FleetClient:
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
+        for stream in list(self._streams.values()):
+            if stream.link is not None:
+                stream.link.abort([stream.number])
+            self._fail(stream, NoReplica("This gateway is being stopped."))
         links, self._links = list(self._links.values()), {}
         for link in links:
             await link.close()
@@ -95,6 +99,10 @@ class FleetClient:
             if replica_id not in self._links:
                 link = self._links[replica_id] = EngineLink(member.endpoint, self.settings, self)
                 link.open()
+        for replica in self.router.fleet:
+            if replica.traits.replica_id not in self._members:
+                leaving = replace(replica.load, draining=True)
+                self.router.on_load(replica.traits.replica_id, leaving)
 
     def _retire_links(self) -> None:
         """Close links to replicas that have left the directory, once nothing runs on them."""
@@ -126,7 +134,7 @@ class FleetClient:
         stream = Stream(request, number, submit, context, front_end)
         refusal = self.router.admit(request, now)
         if refusal is not None:
-            front_end.fail(stream, _error_of(refusal))
+            front_end.fail(stream, _error_of(refusal, "found no place in"))
             return
         self._streams[request_id] = stream
         self._by_number[number] = stream
@@ -160,7 +168,8 @@ class FleetClient:
 
     def _expire(self) -> None:
         for waiting, refusal in self.router.expired(self._now()):
-            self._fail(self._streams[waiting.request.request_id], _error_of(refusal))
+            error = _error_of(refusal, "waited too long in")
+            self._fail(self._streams[waiting.request.request_id], error)
 
     # -------------------------------------------------------------- fleet -> front-end
 
@@ -181,7 +190,7 @@ class FleetClient:
                 welcome.kv_tokens,
             )
         )
-        self.router.on_load(replica_id, _remote(welcome.load))
+        self.router.on_load(replica_id, self._remote(link, welcome.load))
         log.info("replica %s of pool %s is up", replica_id, member.pool)
         self._dispatch()
 
@@ -203,18 +212,21 @@ class FleetClient:
                 ended.append((stream, output.finish))
                 if output.finish == ERROR:
                     continue
+                stream.context.settled = True
             batch = batches.get(stream.front_end)
             if batch is None:
                 batch = batches[stream.front_end] = []
             batch.append((stream, output))
-        self.router.on_load(link.endpoint.replica_id, _remote(step.load))
         for front_end, batch in batches.items():
             front_end.deliver(batch)
         for stream, finish in ended:
             if finish == ERROR:
                 self._fail(stream, ReplicaLost("The engine could not finish this request."))
             else:
-                self._end(stream, complete=finish != ABORTED)
+                # One that its token limit has cut says nothing of how long replies are.
+                self._end(stream, complete=finish == STOP)
+        # The report is of after the step: those that ended in it are no longer in it.
+        self.router.on_load(link.endpoint.replica_id, self._remote(link, step.load))
         if ended:
             self._dispatch()
 
@@ -225,13 +237,16 @@ class FleetClient:
         if not refused.retryable:
             self._fail(stream, InvalidRequest(refused.message))
             return
-        stream.link = stream.flight = None
         if self.router.on_refused(stream.request.request_id, self._now()) is None:
             self._fail(stream, NoReplica())
             return
+        stream.link = stream.flight = None
         self.metrics.retried(stream, "refused")
+        self._dispatch()
 
     def on_down(self, link: EngineLink, error: Exception | None) -> None:
+        if self._links.get(link.endpoint.replica_id) is not link:
+            return  # closed by us
         lost = self.router.on_replica_lost(link.endpoint.replica_id, self._now())
         self.metrics.reconnects.inc()
         for request in lost.retried:
@@ -278,20 +293,21 @@ class FleetClient:
             for replica in self.router.fleet
         )
 
+    def _remote(self, link: EngineLink, load: Load) -> RemoteLoad:
+        """A replica that has left the directory gets nothing new, whatever it says itself."""
+        draining = load.draining or link.endpoint.replica_id not in self._members
+        return RemoteLoad(load.running, load.waiting, load.kv_use, load.step_s, draining)
+
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
 
-def _remote(load: Load) -> RemoteLoad:
-    return RemoteLoad(load.running, load.waiting, load.kv_use, load.step_s, load.draining)
-
-
-def _error_of(refusal: Refusal) -> TriremeError:
+def _error_of(refusal: Refusal, what: str) -> TriremeError:
     if refusal.no_replica:
         return NoReplica(retry_after_s=refusal.retry_after_s)
     return Overloaded(
-        f"The queue for tier '{refusal.tier}' is full ({refusal.queued} requests wait). "
+        f"The request {what} the queue for tier '{refusal.tier}' ({refusal.queued} wait). "
         f"Try again in {refusal.retry_after_s:.0f} s.",
         retry_after_s=refusal.retry_after_s,
     )

@@ -115,7 +115,8 @@ class FleetMetrics:
             children.queue_length.set(router.queues[model].length(tier))
         counts = dict.fromkeys(self._replicas, 0)
         for replica in router.fleet:
-            counts[replica.traits.model, replica.traits.pool] += 1
+            key = replica.traits.model, replica.traits.pool
+            counts[key] = counts.get(key, 0) + 1
         for key, gauge in self._replicas.items():
             gauge.set(counts[key])
 

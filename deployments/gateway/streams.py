@@ -10,7 +10,8 @@ from deployments.gateway.context import RequestContext
 from deployments.router import Flight, Request
 
 CHANNEL = 200005
-ANSWER_OPENS = (CHANNEL, 17196, 200008)
+FINAL = 17196
+MESSAGE = 200008
 """o200k_harmony ids of ``<|channel|>``, ``final`` and ``<|message|>``."""
 
 
@@ -27,23 +28,29 @@ class AnswerWatch:
     """Finds the first token of the final channel in a Harmony token stream.
 
     A stream that does not open with ``<|channel|>`` is no Harmony: its first token is the answer.
+    The header of the final channel may name a format (``<|constrain|>json``) before its message.
     """
 
     def __init__(self) -> None:
-        self._matched = 0
+        self._before = 0
+        self._in_header = False
+        self._open = False
         self._seen = 0
 
     def feed(self, tokens: list[int]) -> int | None:
         """Count of tokens before the answer, once its first token is among ``tokens``."""
         for token in tokens:
-            if self._matched == len(ANSWER_OPENS):
+            if self._open:
                 return self._seen
             if self._seen == 0 and token != CHANNEL:
                 return 0
-            if token == ANSWER_OPENS[self._matched]:
-                self._matched += 1
-            else:
-                self._matched = 1 if token == CHANNEL else 0
+            if token == CHANNEL:
+                self._in_header = False
+            elif self._before == CHANNEL and token == FINAL:
+                self._in_header = True
+            elif self._in_header and token == MESSAGE:
+                self._open = True
+            self._before = token
             self._seen += 1
         return None
 
@@ -68,6 +75,8 @@ class Stream:
 
     def note(self, tokens: list[int], now: float) -> bool:
         """Book new tokens; true for the first ones of the stream."""
+        if not tokens:
+            return False  # an engine may end a generation without another token
         first = self.tokens == 0
         if first:
             self.first_token_s = now

@@ -77,14 +77,16 @@ class RemoteLoad:
 class Replica:
     """One replica as this gateway sees it. ``others`` counts requests of other gateways.
 
-    ``paced_batch`` is the batch that the reported step time belongs to; ``refusing`` is true from
-    a refusal until the replica's next report.
+    ``others_kv`` are the KV tokens that those held at the last report. ``paced_batch`` is the batch
+    that the reported step time belongs to. ``refusing`` is true from a refusal until the next
+    report.
     """
 
     traits: Traits
     load: RemoteLoad = field(default_factory=RemoteLoad)
     flights: dict[str, Flight] = field(default_factory=dict)
     others: int = 0
+    others_kv: float = 0.0
     reserved_kv: float = 0.0
     awaiting_prefill: int = 0
     paced_batch: int = 1
@@ -102,6 +104,9 @@ class Replica:
             # The report of an engine that has just gone idle still has its last steps' time.
             self.paced_batch = load.running
         self.others = max(0, load.running + load.waiting - len(self.flights))
+        # Now, and not when it is asked for: requests placed later hold none of what is reported.
+        used = load.kv_use * self.traits.kv_tokens
+        self.others_kv = used * self.others / max(1, self.in_flight)
 
     def add(self, flight: Flight) -> None:
         self.flights[flight.request.request_id] = flight
@@ -134,8 +139,7 @@ class Replica:
 
     def kv_room(self) -> float:
         """KV tokens that no running request is expected to need."""
-        of_others = self.load.kv_use * self.traits.kv_tokens * self.others / max(1, self.in_flight)
-        return self.traits.kv_tokens - self.reserved_kv - of_others
+        return self.traits.kv_tokens - self.reserved_kv - self.others_kv
 
 
 class Fleet:

@@ -90,6 +90,7 @@ class ChannelServer:
         """Tell the gateways that got no tokens in this step how the replica is doing."""
         now = asyncio.get_running_loop().time()
         for connection in self.connections:
+            connection.load = load
             if connection not in but and (
                 force or now - connection.last_sent_s >= LOAD_NEWS_INTERVAL_S
             ):
@@ -117,7 +118,7 @@ class GatewayConnection(FramedProtocol):
         self.last_sent_s = 0.0
         self._held: dict[int, list[Output]] = {}
         self._held_bytes = 0
-        self._load = Load()
+        self.load = Load()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -142,7 +143,7 @@ class GatewayConnection(FramedProtocol):
             case Abort(streams=streams):
                 self.server.handlers.abort(self, streams)
             case Ping():
-                self.send_step(self._load, [], asyncio.get_running_loop().time())
+                self.send_step(self.load, [], asyncio.get_running_loop().time())
             case Hello():
                 raise ProtocolError("second hello")
 
@@ -156,7 +157,7 @@ class GatewayConnection(FramedProtocol):
         self.gateway_id = message.gateway_id
         self.server.connections.add(self)
         welcome = self.server.handlers.welcome()
-        self._load = welcome.load
+        self.load = welcome.load
         self.send(encode(welcome))
 
     def _submit(self, message: Submit) -> None:
@@ -178,7 +179,7 @@ class GatewayConnection(FramedProtocol):
         Merging keeps the bound: a slow gateway costs its streams' unread tokens, never one frame
         a step, and nobody else waits for it.
         """
-        self._load = load
+        self.load = load
         if self.writable and not self._held:
             self.last_sent_s = now
             self.send(encode(Step(load, outputs)))
@@ -204,7 +205,7 @@ class GatewayConnection(FramedProtocol):
         if self._held:
             outputs = [output for held in self._held.values() for output in held]
             self._held, self._held_bytes = {}, 0
-            self.send_step(self._load, outputs, asyncio.get_running_loop().time())
+            self.send_step(self.load, outputs, asyncio.get_running_loop().time())
 
     def on_closed(self, error: Exception | None) -> None:
         self._greeting.cancel()

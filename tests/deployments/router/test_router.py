@@ -1,0 +1,328 @@
+"""The router as a gateway drives it: admission, retries, refusals, and clean books."""
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.config import TIERS, Tier
+from deployments.router import Flight, RemoteLoad, Request, Router
+from deployments.router.router import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
+from tests.deployments.router.router_world import (
+    MODEL,
+    OTHER_MODEL,
+    QUEUED,
+    WAITS_S,
+    admitted,
+    join,
+    make_router,
+    placed_on,
+    request,
+)
+
+
+def flight_of(router: Router, each: Request) -> Flight:
+    for replica in router.fleet:
+        if each.request_id in replica.flights:
+            return replica.flights[each.request_id]
+    raise AssertionError(f"{each.request_id} is on no replica")
+
+
+def order(router: Router, now: float = 0.0) -> list[str]:
+    return [flight.request.request_id for flight, _, _ in router.placements(now)]
+
+
+# ------------------------------------------------------------------ admission and its refusals
+
+
+def test_the_engine_priority_is_the_tiers() -> None:
+    router = make_router()
+    assert [router.priority(tier, MODEL) for tier in TIERS] == [0, 10, 20]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_full_queue_refuses_and_the_other_tiers_go_on(tier: Tier) -> None:
+    router = make_router()
+    join(router, "a", max_num_seqs=1)
+    router.on_load("a", RemoteLoad(running=1, step_s=0.01))
+    admitted(router, *(request(tier) for _ in range(QUEUED[tier])))
+    refusal = router.admit(request(tier), 0.0)
+    assert refusal is not None
+    assert (refusal.tier, refusal.queued, refusal.no_replica) == (tier, QUEUED[tier], False)
+    for other in TIERS:
+        if other != tier:
+            assert router.admit(request(other), 0.0) is None
+    assert router.admit(request(tier, model=OTHER_MODEL), 0.0) is None
+
+
+def test_a_refusal_tells_an_absent_fleet_from_a_busy_one() -> None:
+    router = make_router()
+    join(router, "a", tiers=frozenset({"low"}))
+    admitted(router, *(request("high") for _ in range(QUEUED["high"])))
+    absent = router.admit(request("high"), 0.0)
+    assert absent is not None
+    assert absent.no_replica
+    join(router, "b", max_num_seqs=0)
+    busy = router.admit(request("high"), 0.0)
+    assert busy is not None
+    assert not busy.no_replica
+    router.on_load("b", RemoteLoad(draining=True))
+    leaving = router.admit(request("high"), 0.0)
+    assert leaving is not None
+    assert leaving.no_replica
+
+
+def test_retry_after_is_the_backlog_over_the_rate_of_output() -> None:
+    router = make_router(dict.fromkeys(TIERS, 100))
+    join(router, "a", max_num_seqs=1)
+    router.on_load("a", RemoteLoad(running=10, step_s=0.01))  # 1000 tokens a second
+    admitted(router, *(request("low") for _ in range(20)))  # 20 × 1300 tokens
+    assert router.drain_s(MODEL, "low", 0.0) == pytest.approx(26.0)
+
+
+def test_retry_after_counts_only_what_is_served_before() -> None:
+    router = make_router(dict.fromkeys(TIERS, 100))
+    join(router, "a", max_num_seqs=1)
+    router.on_load("a", RemoteLoad(running=10, step_s=0.01))
+    admitted(router, request("high"))  # due at 120 s, after a low one that comes now
+    assert router.drain_s(MODEL, "low", 0.0) == 1.0
+    assert router.drain_s(MODEL, "high", 0.0) == pytest.approx(13.0)
+    assert router.drain_s(OTHER_MODEL, "high", 0.0) != pytest.approx(13.0)
+
+
+def test_retry_after_grows_with_the_backlog_within_its_bounds() -> None:
+    router = make_router(dict.fromkeys(TIERS, 1000))
+    join(router, "a", max_num_seqs=1)
+    router.on_load("a", RemoteLoad(running=8, step_s=0.008))
+    waits_s = []
+    for _ in range(200):
+        admitted(router, request("low"))
+        waits_s.append(router.drain_s(MODEL, "low", 0.0))
+    assert waits_s == sorted(waits_s)
+    assert waits_s[0] < waits_s[50] < waits_s[90]
+    assert all(1.0 <= wait_s <= MAX_RETRY_AFTER_S for wait_s in waits_s)
+    assert waits_s[-1] == MAX_RETRY_AFTER_S
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_retry_after_is_bounded_before_anything_was_measured(tier: Tier) -> None:
+    router = make_router()
+    assert router.drain_s(MODEL, tier, 0.0) == min(WAITS_S[tier], MAX_RETRY_AFTER_S)
+    for max_wait_s, expected in ((0.2, 1.0), (3600.0, MAX_RETRY_AFTER_S)):
+        limits = router.queues[MODEL].limits
+        router.queues[MODEL].limits = {
+            each: replace(limits[each], max_wait_s=max_wait_s) for each in TIERS
+        }
+        assert router.drain_s(MODEL, tier, 0.0) == expected
+
+
+def test_measured_output_shortens_retry_after() -> None:
+    router = make_router(dict.fromkeys(TIERS, 100))
+    join(router, "a", max_num_seqs=1)
+    done = request("low")
+    assert placed_on(router, done) == "a"
+    router.on_tokens(flight_of(router, done), 30_000)
+    admitted(router, *(request("low") for _ in range(10)))
+    before = router.drain_s(MODEL, "low", 1.0)
+    router.on_finished(done.request_id, 1.0, complete=False)
+    assert router.drain_s(MODEL, "low", 1.0) < before
+
+
+def test_what_waits_too_long_comes_back_as_a_refusal() -> None:
+    router = make_router()
+    join(router, "a", max_num_seqs=1)
+    router.on_load("a", RemoteLoad(running=1, step_s=0.01))
+    each = request("low")
+    admitted(router, each)
+    assert router.expired(WAITS_S["low"] - 0.1) == []
+    ((waiting, refusal),) = router.expired(WAITS_S["low"])
+    assert waiting.request is each
+    assert refusal.tier == "low"
+    assert not refusal.no_replica
+    assert 1.0 <= refusal.retry_after_s <= MAX_RETRY_AFTER_S
+    assert router.placements(100.0) == []
+    assert len(router.queues[MODEL]) == 0
+
+
+# ------------------------------------------------------------------ turns
+
+
+def test_a_tier_that_finds_no_room_does_not_hold_up_the_others() -> None:
+    router = make_router()
+    join(router, "a", tiers=frozenset({"medium", "high"}))
+    admitted(router, request("low", request_id="l"))  # due first, and nobody takes it
+    admitted(router, request("medium", request_id="m"), request("high", request_id="h"))
+    assert order(router) == ["m", "h"]
+    assert len(router.queues[MODEL]) == 1
+
+
+def test_a_blocked_head_keeps_the_order_of_its_own_tier() -> None:
+    router = make_router()
+    join(router, "a", kv_tokens=20_000)
+    assert placed_on(router, request("low")) == "a"
+    admitted(router, request("low", prompt_tokens=30_000, request_id="large"))
+    admitted(router, request("low", request_id="small"))
+    assert order(router) == []
+
+
+def test_room_is_given_in_the_order_of_due_times() -> None:
+    router = make_router()
+    admitted(router, request("high", request_id="h"), now=0.0)  # due at 120
+    admitted(router, request("low", request_id="l"), now=80.0)  # due at 110
+    admitted(router, request("medium", request_id="m"), now=55.0)  # due at 115
+    join(router, "a", max_num_seqs=2)
+    assert order(router, 100.0) == ["l", "m"]
+
+
+def test_models_do_not_wait_for_each_other() -> None:
+    router = make_router()
+    admitted(router, request("low"), request("low", model=OTHER_MODEL, request_id="other"))
+    join(router, "b", model=OTHER_MODEL)
+    assert order(router) == ["other"]
+
+
+# ------------------------------------------------------------------ ends
+
+
+@pytest.mark.parametrize("tokens", [0, 5, 50_000])
+def test_a_finished_request_leaves_nothing_behind(tokens: int) -> None:
+    router = make_router()
+    replica = join(router, "a")
+    each = request("low")
+    assert placed_on(router, each) == "a"
+    flight = flight_of(router, each)
+    router.on_tokens(flight, tokens)
+    assert router.on_finished(each.request_id, 1.0, complete=True) is flight
+    assert (replica.in_flight, replica.reserved_kv, replica.awaiting_prefill) == (0, 0.0, 0)
+    assert router.on_finished(each.request_id, 1.0, complete=True) is None
+
+
+def test_a_request_that_ends_in_the_queue_is_no_flight() -> None:
+    router = make_router()
+    each = request("low")
+    admitted(router, each)
+    assert router.on_finished(each.request_id, 1.0, complete=False) is None
+    assert len(router.queues[MODEL]) == 0
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_only_what_ended_by_itself_is_learned_from(complete: bool) -> None:
+    router = make_router()
+    join(router, "a")
+    each = request("low")
+    assert placed_on(router, each) == "a"
+    router.on_tokens(flight_of(router, each), 20_000)
+    router.on_finished(each.request_id, 1.0, complete=complete)
+    expected = router.predictor.expected("low", 10**6)
+    assert expected > 1300.0 * 1.05 if complete else expected == pytest.approx(1300.0)
+
+
+# ------------------------------------------------------------------ lost and refused
+
+
+def test_requests_without_a_token_are_retried_at_the_head_in_their_order() -> None:
+    router = make_router()
+    join(router, "a")
+    first, second, third = (request("low", request_id=name) for name in ("1st", "2nd", "3rd"))
+    for each in (first, second):
+        assert placed_on(router, each) == "a"
+    router.on_load("a", RemoteLoad(draining=True))
+    admitted(router, third)
+    lost = router.on_replica_lost("a", 5.0)
+    assert {each.request_id for each in lost.retried} == {"1st", "2nd"}
+    assert lost.failed == ()
+    assert len(router.fleet) == 0
+    join(router, "b")
+    assert order(router, 6.0) == ["1st", "2nd", "3rd"]
+    assert first.attempts == second.attempts == 2
+    assert third.attempts == 1
+
+
+def test_requests_with_tokens_fail_with_their_replica() -> None:
+    router = make_router()
+    join(router, "a")
+    begun, fresh = request("low"), request("low")
+    for each in (begun, fresh):
+        assert placed_on(router, each) == "a"
+    flight = flight_of(router, begun)
+    router.on_tokens(flight, 3)
+    lost = router.on_replica_lost("a", 5.0)
+    assert lost.failed == (flight,)
+    assert lost.retried == (fresh,)
+    assert router.on_finished(begun.request_id, 5.0, complete=False) is None
+
+
+def test_a_retried_request_waits_in_front_even_of_a_full_queue() -> None:
+    router = make_router()
+    join(router, "a", max_num_seqs=1)
+    retried = request("high")
+    assert placed_on(router, retried) == "a"
+    admitted(router, *(request("high") for _ in range(QUEUED["high"])))
+    assert router.on_replica_lost("a", 1.0).retried == (retried,)
+    assert router.queues[MODEL].length("high") == QUEUED["high"] + 1
+    assert router.admit(request("high"), 1.0) is not None
+
+
+def test_a_request_that_loses_replica_after_replica_is_given_up() -> None:
+    router = make_router()
+    each = request("low")
+    admitted(router, each)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        join(router, f"replica-{attempt}")
+        assert order(router) == [each.request_id]
+        lost = router.on_replica_lost(f"replica-{attempt}", 1.0)
+        assert len(lost.retried) == (attempt < MAX_ATTEMPTS)
+        assert len(lost.failed) == (attempt == MAX_ATTEMPTS)
+    assert len(router.queues[MODEL]) == 0
+
+
+def test_losing_a_replica_that_is_not_there_loses_nothing() -> None:
+    router = make_router()
+    admitted(router, request("low"))
+    lost = router.on_replica_lost("nobody", 1.0)
+    assert (lost.retried, lost.failed) == ((), ())
+    assert len(router.queues[MODEL]) == 1
+
+
+def test_a_refused_request_goes_to_another_replica_before_those_behind_it() -> None:
+    router = make_router()
+    refuser = join(router, "a")
+    router.on_load("a", RemoteLoad(running=1, step_s=0.01))
+    each = request("low", request_id="first")
+    assert placed_on(router, each) == "a"
+    admitted(router, request("high", request_id="later"))
+    assert router.on_refused("first", 1.0) is each
+    assert (refuser.in_flight, refuser.reserved_kv, refuser.awaiting_prefill) == (1, 0.0, 0)
+    join(router, "b", max_num_seqs=1)
+    ((flight, _, _),) = router.placements(1.0)
+    assert (flight.request.request_id, flight.replica_id) == ("first", "b")
+
+
+def test_a_replica_that_refused_is_tried_again_after_its_next_report() -> None:
+    router = make_router()
+    join(router, "a")
+    each = request("low")
+    assert placed_on(router, each) == "a"
+    assert router.on_refused(each.request_id, 1.0) is each
+    assert router.placements(1.0) == []
+    router.on_load("a", RemoteLoad())
+    assert order(router, 1.1) == [each.request_id]
+
+
+def test_a_request_that_is_refused_too_often_is_given_up() -> None:
+    router = make_router()
+    join(router, "a")
+    each = request("low")
+    admitted(router, each)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        router.on_load("a", RemoteLoad())
+        assert order(router) == [each.request_id]
+        kept = router.on_refused(each.request_id, 1.0)
+        assert (kept is None) == (attempt == MAX_ATTEMPTS)
+    assert len(router.queues[MODEL]) == 0
+    assert router.on_refused(each.request_id, 1.0) is None
+
+
+def test_reports_of_unknown_replicas_are_ignored() -> None:
+    router = make_router()
+    router.on_load("nobody", RemoteLoad(running=3))
+    assert len(router.fleet) == 0
