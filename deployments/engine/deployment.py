@@ -126,6 +126,7 @@ class EngineReplica:
             "kv_use": load.kv_use,
             "step_s": load.step_s,
             "gateways": len(self._host.server.connections),
+            "tasks": len(asyncio.all_tasks()),
             "ops_url": self._ops.url,
         }
 

@@ -128,6 +128,7 @@ class Gateway:
             "gateway": self.gateway_id,
             "ready": self.ready(),
             "generations": self.fleet.streams,
+            "tasks": len(asyncio.all_tasks()),
             "queues": [
                 {
                     "model": model,

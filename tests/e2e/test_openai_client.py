@@ -1,0 +1,329 @@
+"""What OpenAI's own client gets from a cluster of real vLLM engines."""
+
+import concurrent.futures
+import json
+import time
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from jsonschema import validate
+
+from tests.e2e.conftest import MODEL, TP2_MODEL
+from tests.e2e.running import Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def client(vllm_cluster: Cluster) -> openai.OpenAI:
+    url = f"{vllm_cluster.url}/v1"
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
+
+
+def say(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+def test_models_are_listed_with_their_aliases_and_tiers(client: openai.OpenAI) -> None:
+    names = {model.id for model in client.models.list()}
+    assert {MODEL, f"{MODEL}-high", "gpt-oss", "gpt-oss-low", TP2_MODEL} <= names
+    assert client.models.retrieve("gpt-oss-low").id == "gpt-oss-low"
+
+
+def test_reasoning_grows_with_the_effort_unary_and_streamed(client: openai.OpenAI) -> None:
+    unary, streamed = [], []
+    for effort in ("low", "medium", "high"):
+        answer = client.chat.completions.create(
+            model=MODEL, messages=say("Why is the sea salt?"), reasoning_effort=effort
+        )
+        assert answer.choices[0].message.content
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage
+        assert answer.usage.completion_tokens_details
+        unary.append(answer.usage.completion_tokens_details.reasoning_tokens or 0)
+        thought, text, usage = collect(client, "Why is the sea salt?", effort)
+        assert thought
+        assert text == answer.choices[0].message.content
+        assert usage.prompt_tokens == answer.usage.prompt_tokens
+        streamed.append(usage.completion_tokens_details.reasoning_tokens)
+    assert unary == streamed
+    assert unary[0] * 2 < unary[1]
+    assert unary[1] * 2 < unary[2]
+
+
+def collect(client: openai.OpenAI, text: str, effort: Any) -> tuple[str, str, Any]:
+    """Analysis, answer and usage of a streamed chat."""
+    thought = answer = ""
+    usage = None
+    for chunk in client.chat.completions.create(
+        model=MODEL,
+        messages=say(text),
+        reasoning_effort=effort,
+        stream=True,
+        stream_options={"include_usage": True},
+    ):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            thought += getattr(choice.delta, "reasoning", None) or ""
+            answer += choice.delta.content or ""
+    return thought, answer, usage
+
+
+def test_the_tier_of_an_alias_is_rendered_and_told(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model="gpt-oss-high", messages=say("Hello")
+    )
+    assert raw.headers["x-trireme-tier"] == "high"
+    assert raw.headers["x-trireme-replica"]
+    assert raw.headers["x-request-id"]
+    answer = raw.parse()
+    assert answer.model == MODEL
+    assert answer.usage
+    assert answer.usage.completion_tokens_details
+    assert (answer.usage.completion_tokens_details.reasoning_tokens or 0) > 150
+
+
+def test_a_tool_is_called_and_its_result_used(client: openai.OpenAI) -> None:
+    messages = say("What is the weather in Reykjavik? Use the tool.")
+    first = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER])  # type: ignore[list-item]
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert first.choices[0].message.tool_calls
+    call = first.choices[0].message.tool_calls[0]
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])  # type: ignore[index]
+    messages += [
+        first.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "drizzle and seven degrees"},
+    ]
+    second = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER])  # type: ignore[list-item]
+    assert "drizzle" in (second.choices[0].message.content or "")
+
+
+def test_a_json_schema_is_obeyed(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=say("Describe a sailor."),
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "person", "schema": PERSON, "strict": True},
+        },
+    )
+    validate(json.loads(answer.choices[0].message.content or ""), PERSON)
+
+
+def test_responses_are_streamed_in_openais_order(client: openai.OpenAI) -> None:
+    events = list(
+        client.responses.create(
+            model=MODEL, input="Hello there", reasoning={"effort": "low"}, stream=True
+        )
+    )
+    kinds = [event.type for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] == "response.completed"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    order = [
+        "response.reasoning_text.delta",
+        "response.reasoning_text.done",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.completed",
+    ]
+    places = [kinds.index(kind) for kind in order]
+    assert places == sorted(places)
+    opened = [i for i, kind in enumerate(kinds) if kind == "response.output_item.added"]
+    closed = [i for i, kind in enumerate(kinds) if kind == "response.output_item.done"]
+    assert len(opened) == len(closed) == 2
+    assert opened[0] < closed[0] < opened[1] < closed[1]
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert events[-1].response.output_text == text  # type: ignore[union-attr]
+
+
+def test_several_choices_come_each_whole(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=say("Two of them"), n=2, seed=7, reasoning_effort="low"
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert all(choice.message.content for choice in answer.choices)
+
+
+def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(
+        model=MODEL, messages=say("Tell me of harbours"), reasoning_effort="low", seed=1
+    )
+    text = whole.choices[0].message.content or ""
+    word = text.split()[2]
+    cut = client.chat.completions.create(
+        model=MODEL,
+        messages=say("Tell me of harbours"),
+        reasoning_effort="low",
+        seed=1,
+        stop=[f"{word}"],
+    )
+    content = cut.choices[0].message.content or ""
+    assert cut.choices[0].finish_reason == "stop"
+    assert word not in content
+    assert text.startswith(content)
+
+
+def test_log_probabilities_come_with_every_token_of_the_answer(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=say("Likely?"),
+        reasoning_effort="low",
+        logprobs=True,
+        top_logprobs=3,
+    )
+    assert answer.choices[0].logprobs
+    entries = answer.choices[0].logprobs.content
+    assert entries
+    assert all(len(entry.top_logprobs) >= 3 and entry.logprob <= 0 for entry in entries)
+
+
+def test_completions_and_messages_answer_too(client: openai.OpenAI, vllm_cluster: Cluster) -> None:
+    completion = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=12)
+    assert completion.choices[0].text
+    message = httpx.post(
+        f"{vllm_cluster.url}/v1/messages",
+        json={"model": MODEL, "max_tokens": 900, "messages": say("Hello")},
+        timeout=300,
+        trust_env=False,
+    ).json()
+    assert message["type"] == "message"
+    assert message["stop_reason"] == "end_turn"
+    assert [block["type"] for block in message["content"]] == ["thinking", "text"]
+    counted = httpx.post(
+        f"{vllm_cluster.url}/tokenize",
+        json={"model": MODEL, "prompt": "Once upon a time"},
+        trust_env=False,
+    ).json()
+    assert counted["count"] == 4
+
+
+def test_two_models_are_served_side_by_side_each_by_its_own_pool(
+    client: openai.OpenAI, vllm_cluster: Cluster
+) -> None:
+    pools = {each["replica"]: each for each in vllm_cluster.status()["replicas"]}
+    for model, pool, size in ((MODEL, "main", 1), (TP2_MODEL, "pair", 2)):
+        raw = client.chat.completions.with_raw_response.create(
+            model=model, messages=say("Which replica?"), reasoning_effort="low"
+        )
+        replica = pools[raw.headers["x-trireme-replica"]]
+        assert (replica["pool"], replica["tensor_parallel_size"]) == (pool, size)
+        assert raw.parse().choices[0].message.content
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_slot_within_a_second(
+    vllm_cluster: Cluster, stream: bool
+) -> None:
+    body = {
+        "model": MODEL,
+        "messages": say("Go on for long"),
+        "stream": stream,
+        "ignore_eos": True,
+        "max_tokens": 3500,
+    }
+    with httpx.Client(base_url=vllm_cluster.url, trust_env=False) as http:
+        urls = [each["ops_url"] for each in vllm_cluster.status()["replicas"]]
+
+        def pending() -> int:
+            looks = (httpx.get(f"{url}/status", trust_env=False).json() for url in urls)
+            return sum(look["pending"] for look in looks)
+
+        assert pending() == 0
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(leave_soon, http, body)
+            deadline = time.monotonic() + 20
+            while pending() == 0:
+                assert time.monotonic() < deadline, "the request never ran"
+                time.sleep(0.02)
+            asked.result()
+        left = time.monotonic()
+        while pending():
+            assert time.monotonic() < left + 1.0
+            time.sleep(0.02)
+
+
+def leave_soon(http: httpx.Client, body: dict[str, Any]) -> None:
+    timeout = httpx.Timeout(3.0)
+    try:
+        with http.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as response:
+            for _ in response.iter_raw():
+                time.sleep(1.0)
+                return
+    except httpx.ReadTimeout:
+        return
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/v1/chat/completions", b"{not json", 400, None),
+        ("/v1/chat/completions", {"model": "gpt-5", "messages": say("x")}, 404, "model"),
+        (
+            "/v1/chat/completions",
+            {"model": MODEL, "messages": say("x"), "reasoning_effort": "extreme"},
+            400,
+            "reasoning_effort",
+        ),
+        (
+            "/v1/chat/completions",
+            {"model": MODEL, "messages": say("x"), "max_tokens": -1},
+            400,
+            "max_tokens",
+        ),
+        ("/v1/chat/completions", {"model": MODEL, "messages": "x"}, 400, "messages"),
+        ("/v1/chat/completions", {"model": MODEL, "messages": say("word " * 5000)}, 400, None),
+        ("/v1/chat/completions", b"x" * 10_000_000, 413, None),
+        ("/v1/sleep", {}, 404, None),
+        ("/scale_elastic_ep", {}, 404, None),
+    ],
+)
+def test_bad_input_gets_openais_error_object(
+    vllm_cluster: Cluster, path: str, body: Any, status: int, param: str | None
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = httpx.post(
+        f"{vllm_cluster.url}{path}",
+        content=content,
+        headers={"content-type": "application/json"},
+        timeout=60,
+        trust_env=False,
+    )
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert len(error["message"]) < 500
+    if param is not None:
+        assert error["param"] == param
