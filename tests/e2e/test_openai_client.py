@@ -177,23 +177,24 @@ def test_several_choices_come_each_whole(client: openai.OpenAI) -> None:
     assert all(choice.message.content for choice in answer.choices)
 
 
-def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
-    whole = client.chat.completions.create(
-        model=MODEL, messages=say("Tell me of harbours"), reasoning_effort="low", seed=1
-    )
-    text = whole.choices[0].message.content or ""
-    word = text.split()[2]
-    cut = client.chat.completions.create(
-        model=MODEL,
-        messages=say("Tell me of harbours"),
-        reasoning_effort="low",
-        seed=1,
-        stop=[f"{word}"],
-    )
-    content = cut.choices[0].message.content or ""
-    assert cut.choices[0].finish_reason == "stop"
-    assert word not in content
-    assert text.startswith(content)
+def test_generation_ends_at_a_stop_string(client: openai.OpenAI) -> None:
+    def ask(**more: Any) -> Any:
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=say("Tell me of harbours"),
+            reasoning_effort="low",
+            seed=1,
+            **more,
+        )
+        return answer.choices[0]
+
+    text = ask().message.content
+    word = text.split()[-2]
+    cut = ask(stop=[word])
+    assert cut.finish_reason == "stop"
+    # vLLM's Harmony parser works on tokens, so the stop string itself is still in the answer
+    # (a difference to OpenAI that README names).
+    assert cut.message.content.removesuffix(word) == text[: text.index(word)]
 
 
 def test_log_probabilities_come_with_every_token_of_the_answer(client: openai.OpenAI) -> None:

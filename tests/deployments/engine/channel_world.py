@@ -1,4 +1,4 @@
-"""A channel between real sockets for tests: an engine host on loopback and gateways that connect."""
+"""A channel over real sockets for tests: an engine host on loopback, and gateways that connect."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,6 +1,7 @@
 """The token channel over real sockets: tokens, aborts, back-pressure, silence, strangers."""
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -90,9 +91,7 @@ async def test_streams_of_a_gateway_that_leaves_are_aborted() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_gateway_that_does_not_read_stops_nobody_and_is_cut_off_when_its_buffer_is_full() -> (
-    None
-):
+async def test_a_gateway_that_never_reads_stops_nobody_and_is_cut_off_in_the_end() -> None:
     """A peer that says hello, submits, and never reads: its tokens merge, then it is dropped."""
     healthy = Recorder()
     engine = quick_engine(max_num_seqs=64)
@@ -183,10 +182,8 @@ async def test_strangers_are_cut_off_without_a_word(greeting: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
         writer.write(greeting)
         async with asyncio.timeout(5):
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
-            except ConnectionResetError:
-                pass
         assert not host.server.connections
         writer.close()
 
@@ -195,10 +192,8 @@ async def test_a_peer_that_never_says_hello_is_cut_off() -> None:
     async with running_host(quick_engine(), dead_after_s=0.2) as host:
         reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
         async with asyncio.timeout(5):
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
-            except ConnectionResetError:
-                pass
         writer.close()
 
 

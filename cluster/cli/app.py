@@ -1,0 +1,83 @@
+"""The commands under one name, and what happens when one of them cannot do what was asked."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from cluster.cli import chat, check, config, down, schema, show, status, test, up, version
+from cluster.cli.console import Fault, tell
+from cluster.errors import ConfigError
+
+app = typer.Typer(
+    name="trireme",
+    help="Serves gpt-oss on your own GPUs behind one OpenAI-compatible endpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+app.command("up")(up.up)
+app.command("down")(down.down)
+app.command("status")(status.status)
+app.command("chat")(chat.chat)
+config_app = typer.Typer(
+    name="config",
+    help=config.__doc__,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+config_app.command("check")(check.check)
+config_app.command("show")(show.show)
+config_app.command("schema")(schema.schema)
+app.add_typer(config_app)
+app.command(
+    "test",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(test.test)
+app.command("version")(version.version)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 bad input."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """One command, as ``main`` would run it; returns its exit code."""
+    try:
+        code = typer.main.get_command(app).main(args, prog_name="trireme", standalone_mode=False)
+    except typer.Exit as error:
+        return error.exit_code
+    except Fault as error:
+        tell(f"error: {error}")
+        return error.exit_code
+    except ConfigError as error:
+        for fault in error.faults:
+            tell(f"error: {fault}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough.
+        sys.stdout = None
+        return 0
+    except Exception as error:
+        return _bad_usage(error)
+    return code if isinstance(code, int) else 0
+
+
+def _bad_usage(error: Exception) -> int:
+    message = getattr(error, "format_message", None)
+    if message is None:
+        raise error
+    text = " ".join(str(message()).split())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(text if not text else message())
+        return 2
+    if type(error).__name__ == "Abort":
+        return 130
+    tell(f"error: {text} (try --help)")
+    return 2

@@ -1,0 +1,164 @@
+"""A running cluster's HTTP endpoint, as a client sees it: one streamed chat."""
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from cluster.config import Tier
+
+CONNECT_TIMEOUT_S = 5.0
+SILENCE_TIMEOUT_S = 600.0
+"""Longest wait for the next piece of an answer: a long queue, or a long prompt."""
+
+Message = dict[str, str]
+
+
+class EndpointError(Exception):
+    """The endpoint could not be reached, or answered with an error. ``str()`` is one line."""
+
+
+@dataclass
+class Answer:
+    """What is known of an answer once its stream has ended. Times are in seconds."""
+
+    text: str = ""
+    tier: str = ""
+    replica: str = ""
+    first_token_s: float | None = None
+    took_s: float = 0.0
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer as it comes in; ``analysis`` is the model thinking."""
+
+    text: str
+    analysis: bool
+
+
+def client(url: str) -> httpx.Client:
+    timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+    # A proxy from the environment must not stand between a command and its own machine.
+    return httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+
+
+def model_names(url: str) -> list[str]:
+    """The models served at ``url``, each once: a name with a tier counts for its model."""
+    with _errors_of(url), client(url) as http:
+        answer = http.get("/v1/models")
+        _raise_for(answer)
+        names = [str(model.get("root") or model["id"]) for model in answer.json()["data"]]
+        return list(dict.fromkeys(names))
+
+
+def chat(url: str, model: str, tier: Tier | None, messages: list[Message]) -> "Chat":
+    """A streamed chat, started when it is iterated."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if tier is not None:
+        body["reasoning_effort"] = tier
+    return Chat(url, body)
+
+
+class Chat:
+    """Iterates over the pieces of one answer; ``answer`` fills up meanwhile."""
+
+    def __init__(self, url: str, body: dict[str, Any]) -> None:
+        self._url = url
+        self._body = body
+        self.answer = Answer()
+
+    def __iter__(self) -> Iterator[Piece]:
+        started = time.monotonic()
+        with (
+            _errors_of(self._url),
+            client(self._url) as http,
+            http.stream("POST", "/v1/chat/completions", json=self._body) as response,
+        ):
+            if response.status_code != 200:
+                response.read()
+                _raise_for(response)
+            self.answer.tier = response.headers.get("x-trireme-tier", "")
+            self.answer.replica = response.headers.get("x-trireme-replica", "")
+            for event in _events(response):
+                yield from self._pieces(event, started)
+        self.answer.took_s = time.monotonic() - started
+
+    def _pieces(self, event: dict[str, Any], started: float) -> Iterator[Piece]:
+        if "error" in event:
+            raise EndpointError(str(event["error"].get("message", event["error"])))
+        if event.get("usage"):
+            self.answer.usage = event["usage"]
+        for choice in event.get("choices", ()):
+            delta = choice.get("delta", {})
+            thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
+            said = delta.get("content") or ""
+            if (thought or said) and self.answer.first_token_s is None:
+                self.answer.first_token_s = time.monotonic() - started
+            if thought:
+                yield Piece(thought, analysis=True)
+            if said:
+                self.answer.text += said
+                yield Piece(said, analysis=False)
+
+
+def curl_line(url: str, model: str) -> str:
+    """A command that streams a short answer, to be pasted into a shell."""
+    body = {
+        "model": model,
+        "stream": True,
+        "reasoning_effort": "low",
+        "messages": [{"role": "user", "content": "Say hello."}],
+    }
+    return (
+        f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' "
+        f"-d {shlex.quote(json.dumps(body))}"
+    )
+
+
+def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        data = line.removeprefix("data:").strip()
+        if line.startswith("data:") and data != "[DONE]":
+            yield json.loads(data)
+
+
+def _raise_for(response: httpx.Response) -> None:
+    if response.status_code == 200:
+        return
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = "no answer of ours; is something else listening there?"
+    raise EndpointError(f"{message} (status {response.status_code})")
+
+
+class _errors_of:
+    """Turns httpx's errors about ``url`` into ``EndpointError``."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        match error:
+            case httpx.ConnectError() | httpx.ConnectTimeout():
+                raise EndpointError(f"nothing answers at {self._url}") from error
+            case httpx.TimeoutException():
+                raise EndpointError(f"{self._url} went silent") from error
+            case httpx.HTTPError() | httpx.InvalidURL():
+                what = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise EndpointError(f"{self._url}: {what}") from error
+            case ValueError():
+                raise EndpointError(f"{self._url} does not speak OpenAI's API") from error

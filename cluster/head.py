@@ -1,0 +1,195 @@
+"""The head process: it holds Ray and the Serve application, and tells the supervisor of them.
+
+Run as ``python -m cluster.head FD``. One line with a ``Job`` comes on standard input; ``Report``
+lines go to the descriptor. When standard input ends, whoever wanted the cluster is gone, and so
+are, moments later, this process and a Ray that it started. Keeping Ray out of the supervisor means
+that no fault of Ray's can keep the supervisor from cleaning up.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from cluster.config import TriremeConfig
+from cluster.hardware import Hardware
+from cluster.local_ray import LocalRay, connect
+from cluster.run_state import DeploymentView, FleetView, ReplicaView
+
+LOOK_S = 0.5
+"""How often the application's state is read."""
+
+SHUTDOWN_TIMEOUT_S = 10.0
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to bring up. ``config`` is a ``TriremeConfig`` as JSON; ``temp_dir`` is Ray's."""
+
+    config: str
+    hardware: Hardware
+    secret: str
+    system_start_date: str
+    temp_dir: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """News for the supervisor: ``ray`` once it is up, then views; ``error`` is the last word."""
+
+    ray: str = ""
+    view: FleetView | None = None
+    error: str = ""
+
+
+class Head:
+    """Brings up what ``job`` describes and reports until told to stop."""
+
+    def __init__(self, job: Job, reports: IO[bytes]) -> None:
+        self._job = job
+        self._config = TriremeConfig.model_validate_json(job.config)
+        self._reports = reports
+        self._ray: LocalRay | None = None
+        self._replicas: tuple[ReplicaView, ...] = ()
+
+    def report(self, report: Report) -> None:
+        self._reports.write(msgspec.json.encode(report) + b"\n")
+        self._reports.flush()
+
+    async def watch(self) -> None:
+        """Report until standard input ends. Raises when the cluster is broken for good."""
+        looking = asyncio.create_task(self._look())
+        stopping = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+        await asyncio.wait([looking, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if looking.done():
+            looking.result()
+        elif self._ray is None:
+            # A Ray that others run must not keep our application. Our own goes as a whole, by the
+            # supervisor: Serve would first drain every gateway for half a minute.
+            from ray import serve
+
+            deleting = asyncio.to_thread(serve.delete, self._config.name)
+            await asyncio.wait_for(deleting, SHUTDOWN_TIMEOUT_S)
+
+    def start(self) -> None:
+        """Start Ray, or connect to it, and deploy. Ray wants the main thread for this."""
+        config = self._config
+        address = config.ray.address
+        if address is None:
+            self._ray = LocalRay(config, self._job.hardware, Path(self._job.temp_dir))
+            address = self._ray.address
+        connect(address, config.name, here=self._ray is not None)
+        self.report(Report(ray=address))
+        self._deploy()
+
+    def _deploy(self) -> None:
+        import ray
+        from ray import serve
+
+        from deployments.application import build_application
+
+        gateway = self._config.gateway
+        serve.start(
+            proxy_location="HeadOnly" if self._ray is not None else "EveryNode",
+            http_options={"host": gateway.host, "port": gateway.port},
+        )
+        application = build_application(
+            self._config,
+            self._job.secret,
+            self._job.system_start_date,
+            gpus=ray.cluster_resources().get("GPU", 0) > 0,
+        )
+        serve.run_many(
+            [serve.RunTarget(application, name=self._config.name, route_prefix="/")],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+
+    async def _look(self) -> None:
+        from deployments.compat.serve import ListedReplica, ReplicaFeed
+        from deployments.names import GATEWAY, engine_deployment
+
+        def on_replicas(listed: list[ListedReplica]) -> None:
+            self._replicas = tuple(
+                ReplicaView(each.replica_id, each.deployment, each.metadata["ops_url"])
+                for each in listed
+                if "ops_url" in each.metadata
+            )
+
+        names = [GATEWAY, *(engine_deployment(pool.name) for _, pool in self._config.pools())]
+        ReplicaFeed(self._config.name, names, on_replicas, f"trireme-head:{os.getpid()}").start()
+        while True:
+            dead = self._ray.dead() if self._ray is not None else []
+            if dead:
+                raise RuntimeError(f"Ray's {', '.join(dead)} ended unexpectedly")
+            self.report(Report(view=await asyncio.to_thread(self._view)))
+            await asyncio.sleep(LOOK_S)
+
+    def _view(self) -> FleetView:
+        from ray import serve
+
+        found = serve.status().applications.get(self._config.name)
+        if found is None:
+            raise RuntimeError("the Serve application was deleted")
+        wanted = dict(self._wanted())
+        return FleetView(
+            time.time(),
+            found.status.value,
+            found.message,
+            tuple(
+                DeploymentView(
+                    name,
+                    each.status.value,
+                    each.replica_states.get("RUNNING", 0),
+                    wanted.get(name, 0),
+                    each.message,
+                )
+                for name, each in found.deployments.items()
+            ),
+            self._replicas,
+        )
+
+    def _wanted(self) -> list[tuple[str, int]]:
+        from deployments.names import GATEWAY, engine_deployment
+
+        pools = [(engine_deployment(p.name), p.replicas) for _, p in self._config.pools()]
+        return [(GATEWAY, self._config.gateway.replicas), *pools]
+
+
+def describe(error: BaseException) -> str:
+    """The error in one line, without a traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[-1].strip()}"
+
+
+def main(descriptor: int) -> None:
+    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    with os.fdopen(descriptor, "wb") as reports:
+        head = Head(job, reports)
+        try:
+            head.start()
+            asyncio.run(head.watch())
+        except BaseException as error:
+            head.report(Report(error=describe(error)))
+            raise
+        finally:
+            # Ray's threads may not let an interpreter end; the supervisor takes care of the rest.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            _leave()
+
+
+def _leave() -> None:
+    error: Any = sys.exc_info()[1]
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    os._exit(0 if error is None else 1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

