@@ -9,6 +9,9 @@ from rich.status import Status
 
 _NAME_COLUMNS = 14
 
+# A phase that ends sooner is told by its final line alone.
+_QUIET_S = 2.0
+
 
 class Progress:
     """Writes to `console`; on anything but a terminal every change is a plain line of its own."""
@@ -42,7 +45,7 @@ class Progress:
         """Show the seconds and the news; call it a few times a second while waiting."""
         if self._status is not None:
             self._status.update(self._line())
-        elif self._news != self._shown:
+        elif self._news != self._shown and time.monotonic() - self._started > _QUIET_S:
             self._shown = self._news
             self.say(self._line())
 

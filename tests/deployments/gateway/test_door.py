@@ -638,7 +638,7 @@ async def serving(world: World) -> AsyncIterator[str]:
 
 async def until(condition: Any) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 

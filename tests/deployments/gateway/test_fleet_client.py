@@ -58,7 +58,7 @@ class FrontEnd:
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - books of many objects, no one event
+        while not condition():
             await asyncio.sleep(0.005)
 
 
