@@ -43,8 +43,21 @@ class Cluster:
     def ops(self) -> list[dict[str, Any]]:
         """``/status`` of every gateway and engine process."""
         status = self.status()
-        urls = [each["ops_url"] for each in (*status["gateways"], *status["replicas"])]
-        return [httpx.get(f"{url}/status", trust_env=False).json() for url in urls]
+        return [look(each["ops_url"]) for each in (*status["gateways"], *status["replicas"])]
+
+    def engines(self, pool: str) -> list[str]:
+        """Ops URLs of the pool's replicas."""
+        return [e["ops_url"] for e in self.status()["replicas"] if e.get("pool") == pool]
+
+
+HTTP = httpx.Client(trust_env=False, timeout=60)
+"""One for all: making a client costs more CPU than asking with it."""
+
+
+def look(ops_url: str) -> dict[str, Any]:
+    """A process's own status."""
+    status: dict[str, Any] = HTTP.get(f"{ops_url}/status").json()
+    return status
 
 
 def environ(home: Path) -> dict[str, str]:

@@ -1,40 +1,35 @@
 """A real engine core is killed: others go on, nothing hangs, and the replica comes back."""
 
 import concurrent.futures
-import os
 import signal
 import time
+from typing import Any
 
 import openai
 import psutil
 import pytest
 
 from tests.e2e.conftest import MODEL
-from tests.e2e.running import Cluster
+from tests.e2e.running import Cluster, look
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]
 
 
-def engine_cores(cluster: Cluster, replica: str) -> list[psutil.Process]:
-    """The engine-core processes below the Serve replica with this id."""
-    own = [
+def engine_core(cluster: Cluster, ops_url: str) -> psutil.Process:
+    """The engine-core process below the Serve replica that listens on ``ops_url``."""
+    port = int(ops_url.rpartition(":")[2])
+    (replica,) = [
         process
         for process in cluster.processes()
-        if "engine-main" in " ".join(process.cmdline()) and owns(process, cluster, replica)
+        if any(each.laddr.port == port for each in process.net_connections("inet"))
+        and "engine-main" in " ".join(process.cmdline())
     ]
-    return [
+    (core,) = [
         child
-        for process in own
-        for child in process.children(recursive=True)
+        for child in replica.children(recursive=True)
         if "EngineCore" in " ".join(child.cmdline())
     ]
-
-
-def owns(process: psutil.Process, cluster: Cluster, replica: str) -> bool:
-    """Whether ``process`` is the one that listens on the replica's ops URL."""
-    (url,) = [e["ops_url"] for e in cluster.status()["replicas"] if e["replica"] == replica]
-    port = int(url.rpartition(":")[2])
-    return any(each.laddr.port == port for each in process.net_connections("inet"))
+    return core
 
 
 def ask(cluster: Cluster, text: str, max_tokens: int) -> tuple[str, str]:
@@ -62,46 +57,45 @@ def ask(cluster: Cluster, text: str, max_tokens: int) -> tuple[str, str]:
 def test_killing_an_engine_core_fails_its_own_requests_cleanly_and_no_others(
     vllm_cluster: Cluster,
 ) -> None:
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        running = [pool.submit(ask, vllm_cluster, f"Request {i}", 600) for i in range(6)]
-        deadline = time.monotonic() + 60
-        while not busy(vllm_cluster):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        victim = busy(vllm_cluster)[0]
-        (core,) = engine_cores(vllm_cluster, victim)
-        os.kill(core.pid, signal.SIGKILL)
-        killed = time.monotonic()
+    urls = vllm_cluster.engines("main")
+    cores = {url: engine_core(vllm_cluster, url) for url in urls}
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        running = [pool.submit(ask, vllm_cluster, f"Request {i}", 3900) for i in range(6)]
+        victim = wait_for_tokens(urls)
+        cores[victim["ops_url"]].send_signal(signal.SIGKILL)
         after = [pool.submit(ask, vllm_cluster, f"After {i}", 40) for i in range(4)]
-        for each in after:
-            replica, end = each.result(timeout=120)
-            assert end == "ok"
-            assert replica != victim
-        ends = [each.result(timeout=300) for each in running]
-    assert {end for replica, end in ends if replica != victim} == {"ok"}
-    lost = [end for replica, end in ends if replica == victim]
+        ended_after = [each.result(timeout=300) for each in after]
+        ended = [each.result(timeout=600) for each in running]
+    lost = [how for replica, how in ended if replica == victim["replica"]]
     assert lost
-    for end in lost:
+    for how in lost:
         # Lost after its first token: one clean error event, in OpenAI's form.
-        assert '"code":"replica_lost"' in end.replace(" ", "")
-    wait_for_two_replicas(vllm_cluster, killed)
+        assert '"code":"replica_lost"' in how.replace(" ", "")
+    assert {how for replica, how in ended if replica != victim["replica"]} == {"ok"}
+    for replica, how in ended_after:
+        assert (how, replica != victim["replica"]) == ("ok", True)
+    wait_for_two_replicas(vllm_cluster)
     assert {ask(vllm_cluster, f"Again {i}", 20)[1] for i in range(4)} == {"ok"}
 
 
-def busy(cluster: Cluster) -> list[str]:
-    replicas = [each for each in cluster.status()["replicas"] if each.get("pool") == "main"]
-    return [each["replica"] for each in replicas if each["running"] >= 2]
+def wait_for_tokens(urls: list[str]) -> dict[str, Any]:
+    """The status of a replica that is writing for two requests or more."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for url in urls:
+            status = look(url)
+            if status["running"] >= 2 and status["step_s"] > 0:
+                time.sleep(2.0)  # all of them have written something by then
+                return status
+        time.sleep(0.1)
+    raise AssertionError("no replica has two requests")
 
 
-def wait_for_two_replicas(cluster: Cluster, since: float) -> None:
+def wait_for_two_replicas(cluster: Cluster) -> None:
+    deadline = time.monotonic() + 600
     while True:
-        status = cluster.status()
-        healthy = [
-            each
-            for each in status["replicas"]
-            if each.get("pool") == "main" and each["healthy"] and each.get("gateways")
-        ]
-        if len(healthy) == 2:
+        replicas = [e for e in cluster.status()["replicas"] if e.get("pool") == "main"]
+        if sum(each["healthy"] and each["gateways"] > 0 for each in replicas) == 2:
             return
-        assert time.monotonic() < since + 600, status
-        time.sleep(2)
+        assert time.monotonic() < deadline, replicas
+        time.sleep(5)

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.config import SimulatedEngineConfig
 from deployments.engine.simulated import reply
-from tests.e2e.running import Cluster, cluster
+from tests.e2e.running import HTTP, Cluster, cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -107,7 +107,7 @@ def gauges(running: Cluster, name: str) -> float:
     """Sum of a gauge over all processes."""
     total = 0.0
     for look in running.ops():
-        text = httpx.get(f"{look['ops_url']}/metrics", trust_env=False).text
+        text = HTTP.get(f"{look['ops_url']}/metrics").text
         total += sum(
             float(line.rpartition(" ")[2])
             for line in text.splitlines()
