@@ -61,11 +61,13 @@ class Head:
     async def watch(self) -> None:
         """Report until standard input ends. Raises when the cluster is broken for good."""
         looking = asyncio.create_task(self._look())
+        guarding = asyncio.create_task(self._guard_ray())
         stopping = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-        await asyncio.wait([looking, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if looking.done():
-            looking.result()
-        elif self._ray is None:
+        await asyncio.wait([looking, guarding, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for failed in (guarding, looking):
+            if failed.done():
+                failed.result()
+        if self._ray is None:
             # A Ray that others run must not keep our application. Our own goes as a whole, by the
             # supervisor: Serve would first drain every gateway for half a minute.
             from ray import serve
@@ -121,10 +123,15 @@ class Head:
         names = [GATEWAY, *(engine_deployment(pool.name) for _, pool in self._config.pools())]
         ReplicaFeed(self._config.name, names, on_replicas, f"trireme-head:{os.getpid()}").start()
         while True:
+            self.report(Report(view=await asyncio.to_thread(self._view)))
+            await asyncio.sleep(LOOK_S)
+
+    async def _guard_ray(self) -> None:
+        # Apart from `_look`, which a dead Ray leaves waiting for an answer.
+        while True:
             dead = self._ray.dead() if self._ray is not None else []
             if dead:
                 raise RuntimeError(f"Ray's {', '.join(dead)} ended unexpectedly")
-            self.report(Report(view=await asyncio.to_thread(self._view)))
             await asyncio.sleep(LOOK_S)
 
     def _view(self) -> FleetView:
@@ -170,7 +177,9 @@ def main(descriptor: int) -> None:
         head = Head(job, reports)
         try:
             head.start()
-            asyncio.run(head.watch())
+            # Not asyncio.run: before it returns, it waits for threads that a dead Ray, or standard
+            # input, may hold for ever.
+            asyncio.new_event_loop().run_until_complete(head.watch())
         except BaseException as error:
             head.report(Report(error=describe(error)))
             raise

@@ -171,7 +171,8 @@ class Supervisor:
                 notes = self._take_down(failure)
         failure = "\n".join(filter(None, [failure, *notes]))
         if failure:
-            print(f"error: {failure}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                print(f"error: {failure}", file=sys.stderr, flush=True)
             return 1
         self._progress.say(f"cluster {self._config.name} is down")
         return 0

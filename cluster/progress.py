@@ -50,7 +50,10 @@ class Progress:
             self.say(self._line())
 
     def say(self, text: str = "") -> None:
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        # The terminal may be gone (rich then wants to exit), and that must not keep a cluster from
+        # being taken down.
+        with contextlib.suppress(OSError, SystemExit):
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _line(self) -> str:
         took_s = time.monotonic() - self._started

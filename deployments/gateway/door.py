@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.config import Tier
 from cluster.errors import InternalError, InvalidRequest, TriremeError, UnknownModel
@@ -26,6 +26,7 @@ from deployments.gateway.asgi import (
     answer_json,
 )
 from deployments.gateway.body import ClientLeft, decode_body, encode_body, read_body, texts_of
+from deployments.gateway.caps import cap_output
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.effort import settle_tier
 from deployments.gateway.faults import fault_of
@@ -59,10 +60,12 @@ _DROPPED_PREFIX = b"x-vllm-"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a body may be (``GatewayConfig``): bytes in all, and characters without a break."""
+    """What a body may be: bytes in all, characters without a break; and the output tokens of a
+    tier's requests that set no limit themselves."""
 
     max_body_bytes: int
     max_unbroken_run_chars: int
+    max_output_tokens: Mapping[Tier, int | None] = field(default_factory=dict)
 
 
 class Door:
@@ -201,7 +204,11 @@ class Door:
         keep_known_fields(route.kind, body)
         UnbrokenRuns(self._limits.max_unbroken_run_chars, route.text_field).check(texts_of(body))
         context.effort, context.tier = settle_tier(route.kind, body, alias, self._default_tier)
-        check_values(route.kind, body, self._max_model_len.get(alias.model))
+        context_tokens = self._max_model_len.get(alias.model)
+        check_values(route.kind, body, context_tokens)
+        cap_output(
+            route.kind, body, self._limits.max_output_tokens.get(context.tier), context_tokens
+        )
         body["model"] = alias.model
         encoded = encode_body(body)
         context.model = alias.model

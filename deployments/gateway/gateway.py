@@ -85,7 +85,11 @@ class Gateway:
             apps,
             served_names({model.name: tuple(model.aliases) for model in config.models}),
             default_tier=config.tiers.default,
-            limits=Limits(config.gateway.max_body_bytes, config.gateway.max_unbroken_run_chars),
+            limits=Limits(
+                config.gateway.max_body_bytes,
+                config.gateway.max_unbroken_run_chars,
+                {tier: config.tiers.of(tier).max_output_tokens for tier in TIERS},
+            ),
             max_model_len={model.name: model.max_model_len for model in config.models},
             ready=self.ready,
             metrics=lambda: exposition_off_loop(self.metrics.metrics.registry),
