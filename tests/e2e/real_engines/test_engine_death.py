@@ -9,7 +9,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.conftest import MODEL
+from tests.e2e.real_engines.conftest import MODEL
 from tests.e2e.running import Cluster, look
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]

@@ -1,4 +1,4 @@
-"""One cluster of real vLLM engines for all tests that need it; starting it takes minutes."""
+"""One cluster of real vLLM engines for this folder; starting it takes minutes and 15 GB."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ def real_pool(name: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vllm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two models: one on two replicas at TP=1, one on a replica at TP=2."""
     home: Path = tmp_path_factory.mktemp("vllm")

@@ -10,7 +10,7 @@ import openai
 import pytest
 from jsonschema import validate
 
-from tests.e2e.conftest import MODEL, TP2_MODEL
+from tests.e2e.real_engines.conftest import MODEL, TP2_MODEL
 from tests.e2e.running import Cluster, look
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]
