@@ -44,6 +44,10 @@ class Report(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class ClusterBroken(Exception):
+    """The cluster cannot recover by itself; ``str()`` says what happened."""
+
+
 class Head:
     """Brings up what ``job`` describes and reports until told to stop."""
 
@@ -131,7 +135,7 @@ class Head:
         while True:
             dead = self._ray.dead() if self._ray is not None else []
             if dead:
-                raise RuntimeError(f"Ray's {', '.join(dead)} ended unexpectedly")
+                raise ClusterBroken(f"Ray's {', '.join(dead)} ended unexpectedly")
             await asyncio.sleep(LOOK_S)
 
     def _view(self) -> FleetView:
@@ -139,7 +143,7 @@ class Head:
 
         found = serve.status().applications.get(self._config.name)
         if found is None:
-            raise RuntimeError("the Serve application was deleted")
+            raise ClusterBroken("the Serve application was deleted")
         wanted = dict(self._wanted())
         return FleetView(
             time.time(),
@@ -167,6 +171,8 @@ class Head:
 
 def describe(error: BaseException) -> str:
     """The error in one line, without a traceback."""
+    if isinstance(error, ClusterBroken):
+        return str(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"{type(error).__name__}: {lines[-1].strip()}"
 

@@ -215,3 +215,19 @@ def test_after_kill_9_of_the_supervisor_down_leaves_nothing_either(shell: Shell)
 
     assert (down.returncode, down.stdout) == (0, "cluster trireme is down\n")
     assert_nothing_left(state, ports)
+
+
+def test_a_ray_that_dies_ends_the_cluster_with_a_reason(shell: Shell) -> None:
+    process = shell.start("up", "--engine", "simulated", "--port", str(shell.port))
+    wait_for_line(process, "engines")
+    state = shell.record.read()
+    assert state is not None
+    ports = set(listeners(of_cluster(state)))
+    (raylet,) = [each for each in of_cluster(state) if each.name() == "raylet"]
+
+    raylet.kill()
+
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, out
+    assert "error: Ray's raylet ended unexpectedly" in out
+    assert_nothing_left(state, ports)
