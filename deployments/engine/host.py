@@ -67,6 +67,7 @@ class EngineHost:
         self.tokens_out = 0
         self.load = Load()
         self._owners: dict[str, tuple[GatewayConnection, int]] = {}
+        # Bounded by max_streams on every connection: a stream is one submission and one abort.
         self._commands: asyncio.Queue[_Command] = asyncio.Queue()
         self._stats = EngineStats(0, 0, 0.0)
         self._steps = 0

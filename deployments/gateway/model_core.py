@@ -25,6 +25,7 @@ class ModelCore:
         self.engine_ranks_managed = [0]
         self.resources = SimpleNamespace(engine_dead=False)
         self._fleet = fleet
+        # Bounded by the output limits of the streams that run, as each token is in here once.
         self._outputs: asyncio.Queue[compat.EngineCoreOutputs] = asyncio.Queue()
         self._client: compat.AsyncLLM | None = None
 
