@@ -42,7 +42,11 @@ def make_engine(settings: EngineSettings) -> Engine:
     model, pool = settings.model, settings.pool
     if pool.engine == "simulated":
         return SimulatedEngine(
-            pool.simulated, pool.max_num_seqs, pool.max_num_batched_tokens, model.max_model_len
+            pool.simulated,
+            pool.max_num_seqs,
+            pool.max_num_batched_tokens,
+            model.max_model_len,
+            pool.tensor_parallel_size,
         )
     # Only here: a simulated cluster has no need of vLLM, nor of the seconds that its import takes.
     from deployments.engine.vllm_engine import VllmEngine

@@ -1,19 +1,21 @@
-"""A replica without a model: seeded Harmony tokens, paced by a step-time model.
+"""A replica without a model: seeded Harmony tokens, at the pace of the engine model.
 
 It has the interface of a real engine, so that gateways, router and channel run unchanged over
-dozens of replicas on a laptop. Its scheduler is the outline of vLLM's: priority order, a running
-batch of at most ``max_num_seqs``, prefill within a token budget per step, one token a request and
-step. What it writes depends on the prompt and the seed alone, position by position.
+dozens of replicas on a laptop. Scheduler, KV cache and step times are those of the simulator
+(``deployments.engine.model``), one step at a time on the event loop's clock. What it writes depends
+on the prompt and the seed alone, position by position.
 """
 
 import asyncio
+import math
 import random
-from collections import deque
 from dataclasses import dataclass, field
 from zlib import crc32
 
 from cluster.config import SimulatedEngineConfig, Tier
-from deployments.engine.channel.frames import LENGTH, STOP, Output, Submit
+from cluster.facts import KV_BLOCK_TOKENS
+from cluster.steptime import StepModel, step_model
+from deployments.engine.channel.frames import LENGTH, STOP, Output, Sampling, Submit
 from deployments.engine.engine import (
     CoreOutput,
     EngineDead,
@@ -22,6 +24,15 @@ from deployments.engine.engine import (
     EngineStep,
     RequestRefused,
 )
+from deployments.engine.model import (
+    EngineFull,
+    EngineLimits,
+    EngineModel,
+    EventKind,
+    PromptText,
+    TooLarge,
+    Work,
+)
 
 CHANNEL, MESSAGE, START, END, RETURN = 200005, 200008, 200006, 200007, 200002
 ANALYSIS, FINAL, ASSISTANT = 35644, 17196, 173781
@@ -29,6 +40,9 @@ ANALYSIS, FINAL, ASSISTANT = 35644, 17196, 173781
 
 WORDS = (290, 328, 483, 1299, 395, 553, 480, 382, 261, 316)
 """Common words with a leading blank, so that the text reads as text."""
+
+MOST_BEHIND_S = 0.1
+"""An engine that the event loop woke late makes up for so much, and slips by the rest."""
 
 ANSWER_TOKENS = 12
 """Tokens of the answer, markup not counted; the rest of a reply is analysis."""
@@ -53,21 +67,56 @@ def reply(
     ]
 
 
+def step_times(config: SimulatedEngineConfig, tensor_parallel_size: int) -> StepModel:
+    """The step times that ``config`` asks for: its own, or those measured on its GPU."""
+    own = config.step_ms
+    if own is not None:
+        return StepModel(
+            base_s=own.base / 1e3,
+            experts_s=own.experts / 1e3,
+            seq_s=own.request / 1e3,
+            kv_token_s=own.context_1k / 1e6,
+            prefill_token_s=own.prompt_1k / 1e6,
+        )
+    steps = step_model(config.gpu, tensor_parallel_size)
+    if steps is None:
+        # PoolConfig refuses such settings with a remedy.
+        raise ValueError(f"no step times of {config.gpu} at TP {tensor_parallel_size}")
+    return steps
+
+
+def block_hashes(prompt_token_ids: list[int]) -> PromptText:
+    """The prompt's whole KV blocks, each known by its tokens and all before them."""
+    parts: list[tuple[int, int]] = []
+    before = 0
+    for start in range(0, len(prompt_token_ids) - KV_BLOCK_TOKENS + 1, KV_BLOCK_TOKENS):
+        before = hash((before, *prompt_token_ids[start : start + KV_BLOCK_TOKENS]))
+        parts.append((before, 1))
+    return tuple(parts)
+
+
 @dataclass(slots=True)
 class _Running:
+    """A request in the engine; it ends with its token number ``work.output_tokens``."""
+
     request_id: str
-    submit: Submit
     script: list[int]
-    position: int = 0
-    prefilled: int = 0
+    returns: bool
+    finish: int
+    work: Work
+    sent: int = 0
 
-    @property
-    def prompt_left(self) -> int:
-        return len(self.submit.prompt_token_ids) - self.prefilled
-
-    @property
-    def kv_tokens(self) -> int:
-        return self.prefilled + self.position
+    def tokens(self, upto: int) -> list[int]:
+        """What it writes from where it was up to the token number ``upto``."""
+        script, size = self.script, len(self.script)
+        written = []
+        for position in range(self.sent, upto):
+            token = script[position % size]
+            if token == RETURN and not self.returns and position + 1 < self.work.output_tokens:
+                token = WORDS[0]
+            written.append(token)
+        self.sent = upto
+        return written
 
 
 @dataclass(slots=True)
@@ -75,7 +124,7 @@ class _Output:
     request_id: str
     new_token_ids: list[int]
     finish: int | None
-    first: bool
+    cached_tokens: int | None
 
     @property
     def finished(self) -> bool:
@@ -90,104 +139,95 @@ class SimulatedEngine:
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int
-    _waiting: list[_Running] = field(default_factory=list)
+    tensor_parallel_size: int = 1
     _running: dict[str, _Running] = field(default_factory=dict)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
-    _done: deque[_Output] = field(default_factory=deque)
-    _next_s: float = 0.0
+    _origin_s: float = 0.0
     _stopped: bool = False
 
+    def __post_init__(self) -> None:
+        limits = EngineLimits(
+            self.max_num_seqs,
+            self.max_num_batched_tokens,
+            kv_blocks=self.config.kv_tokens // KV_BLOCK_TOKENS,
+            max_waiting=self.config.max_waiting,
+        )
+        steps = step_times(self.config, self.tensor_parallel_size)
+        self._model = EngineModel(steps, limits, max_leap=1)
+
     async def start(self) -> EngineInfo:
+        self._origin_s = asyncio.get_running_loop().time()
         return EngineInfo(self.max_num_seqs, self.max_model_len, self.config.kv_tokens)
 
     async def submit(self, request_id: str, submit: Submit) -> None:
-        if len(submit.prompt_token_ids) >= self.max_model_len:
+        prompt, sampling = submit.prompt_token_ids, submit.sampling
+        if len(prompt) >= self.max_model_len:
             raise RequestRefused("prompt is longer than the context", retryable=False)
-        if len(self._waiting) >= self.config.max_waiting:
-            raise RequestRefused("replica is full", retryable=True)
-        script = reply(
-            submit.prompt_token_ids, _tier(submit), submit.sampling.seed or 0, self.config
-        )
-        self._waiting.append(_Running(request_id, submit, script))
-        self._waiting.sort(key=lambda request: request.submit.priority)
+        script = reply(prompt, _tier(submit), sampling.seed or 0, self.config)
+        tokens, finish = _end(script, sampling, self.max_model_len - len(prompt))
+        now = self._now()
+        work = Work(request_id, len(prompt), tokens, submit.priority, now, block_hashes(prompt))
+        try:
+            self._model.submit(work, now)
+        except EngineFull:
+            raise RequestRefused("replica is full", retryable=True) from None
+        except TooLarge:
+            raise RequestRefused("request is larger than the KV cache", retryable=False) from None
+        self._running[request_id] = _Running(request_id, script, sampling.ignore_eos, finish, work)
         self._work.set()
 
     async def abort(self, request_ids: list[str]) -> None:
-        gone = set(request_ids)
-        self._waiting = [each for each in self._waiting if each.request_id not in gone]
-        for request_id in gone:
-            self._running.pop(request_id, None)
+        for request_id in request_ids:
+            if self._running.pop(request_id, None) is not None:
+                self._model.abort(request_id, self._now())
 
     async def next_step(self) -> EngineStep:
-        loop = asyncio.get_running_loop()
-        while not (self._running or self._waiting):
+        while not self._running and not self._stopped:
             self._work.clear()
             await self._work.wait()
-            self._next_s = loop.time()
         if self._stopped:
             raise EngineDead("stopped")
-        prefill = self._schedule()
-        # Pace against a moving target: a late wake-up does not add up over the steps.
-        self._next_s = max(self._next_s, loop.time() - 0.1) + self._duration_s(prefill)
-        await asyncio.sleep(max(0.0, self._next_s - loop.time()))
+        # What is due stays due: a late wake-up does not add up over the steps.
+        due_s = self._model.next_event_s()
+        behind_s = (self._now() - due_s) / self.config.speed_factor
+        if behind_s > MOST_BEHIND_S:
+            self._origin_s += behind_s - MOST_BEHIND_S
+        await asyncio.sleep(max(0.0, -behind_s))
         if self._stopped:
             raise EngineDead("stopped")
-        return EngineStep(self._decode(), self._stats())
+        return EngineStep(self._outputs(due_s), self._stats(due_s))
 
-    def _schedule(self) -> int:
-        """Fill the batch, advance prefills within the step's budget; returns prefilled tokens."""
-        free_kv = self.config.kv_tokens - sum(each.kv_tokens for each in self._running.values())
-        while self._waiting and len(self._running) < self.max_num_seqs:
-            if len(self._waiting[0].submit.prompt_token_ids) > free_kv and self._running:
-                break
-            request = self._waiting.pop(0)
-            free_kv -= len(request.submit.prompt_token_ids)
-            self._running[request.request_id] = request
-        budget = self.max_num_batched_tokens - len(self._running)
-        prefilled = 0
-        for request in self._running.values():
-            if request.prompt_left and budget > prefilled:
-                chunk = min(request.prompt_left, budget - prefilled)
-                request.prefilled += chunk
-                prefilled += chunk
-        return prefilled
+    def _now(self) -> float:
+        """The engine model's time: that of the event loop since the start, sped up."""
+        passed_s = asyncio.get_running_loop().time() - self._origin_s
+        return passed_s * self.config.speed_factor
 
-    def _duration_s(self, prefill_tokens: int) -> float:
-        config = self.config
-        step_s = (
-            config.base_step_s
-            + config.step_s_per_seq * len(self._running)
-            + config.prefill_s_per_token * prefill_tokens
-        )
-        return step_s / config.speed_factor
-
-    def _decode(self) -> list[CoreOutput]:
+    def _outputs(self, now: float) -> list[CoreOutput]:
+        model = self._model
         outputs: list[CoreOutput] = []
-        for request in list(self._running.values()):
-            if request.prompt_left:
-                continue
-            sampling, first = request.submit.sampling, request.position == 0
-            token = request.script[request.position % len(request.script)]
-            stops = token == RETURN and not sampling.ignore_eos
-            if stops and request.position + 1 < sampling.min_tokens:
-                token, stops = WORDS[0], False
-            request.position += 1
-            finish = STOP if stops else None
-            if finish is None and request.position >= sampling.max_tokens:
-                finish = LENGTH
-            if finish is not None:
-                del self._running[request.request_id]
-            outputs.append(_Output(request.request_id, [token], finish, first))
+        for event in model.advance(now):
+            if event.kind is EventKind.FINISHED:
+                request = self._running.pop(str(event.work.work_id), None)
+                if request is not None:
+                    outputs.append(self._output(request, event.tokens, request.finish))
+        for request in self._running.values():
+            written = model.emitted(request.work, now)
+            if written > request.sent:
+                outputs.append(self._output(request, written, None))
         return outputs
 
-    def _stats(self) -> EngineStats:
-        used = sum(each.kv_tokens for each in self._running.values()) / self.config.kv_tokens
-        return EngineStats(len(self._running), len(self._waiting), min(1.0, used))
+    @staticmethod
+    def _output(request: _Running, written: int, finish: int | None) -> _Output:
+        cached = None if request.sent else request.work.cached_tokens
+        return _Output(request.request_id, request.tokens(written), finish, cached)
+
+    def _stats(self, now: float) -> EngineStats:
+        load = self._model.load(now)
+        return EngineStats(load.running, load.waiting, load.kv_use)
 
     def pack(self, output: CoreOutput, stream: int) -> Output:
         assert isinstance(output, _Output)
-        cached = 0 if output.first else None
-        return Output(stream, output.new_token_ids, output.finish, None, cached)
+        return Output(stream, output.new_token_ids, output.finish, None, output.cached_tokens)
 
     def check(self) -> None:
         if self._stopped:
@@ -196,6 +236,16 @@ class SimulatedEngine:
     def stop(self) -> None:
         self._stopped = True
         self._work.set()
+
+
+def _end(script: list[int], sampling: Sampling, room: int) -> tuple[int, int]:
+    """(tokens, finish code): after a whole script, repeated until ``min_tokens`` are written, or at
+    a limit, whichever comes first."""
+    limit = max(1, min(sampling.max_tokens, room))
+    if sampling.ignore_eos:
+        return limit, LENGTH
+    whole = math.ceil(max(1, sampling.min_tokens) / len(script)) * len(script)
+    return (whole, STOP) if whole <= limit else (limit, LENGTH)
 
 
 def _tier(submit: Submit) -> Tier:

@@ -19,8 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 MODEL = "gpt-oss-tiny"
 STREAMS = 500
 ENGINE = {
-    "base_step_s": 0.05,
-    "step_s_per_seq": 0.0,
+    "step_ms": {"base": 50},
     "output_tokens_mean": {"low": 30, "medium": 50, "high": 80},
     "output_sigma": 0.5,
 }

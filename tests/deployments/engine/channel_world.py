@@ -42,7 +42,7 @@ def link_settings(**changes: object) -> LinkSettings:
 
 def quick_engine(max_num_seqs: int = 16, **changes: object) -> SimulatedEngine:
     values: dict[str, object] = {
-        "base_step_s": 0.001,
+        "step_ms": {"base": 1, "request": 0.27, "prompt_1k": 28.5},
         "output_tokens_mean": OutputTokens(low=40, medium=60, high=90),
         "output_sigma": 0.3,
         "speed_factor": 1.0,

@@ -36,7 +36,7 @@ async def test_streams_arrive_token_for_token_whatever_their_number() -> None:
 
 async def test_one_frame_a_step_carries_all_streams_of_a_gateway() -> None:
     recorder = Recorder()
-    engine = quick_engine(base_step_s=0.01)
+    engine = quick_engine(step_ms={"base": 10})
     async with running_host(engine) as host, linked(host, recorder) as link:
         await recorder.until(lambda: recorder.welcomes)
         for stream in range(1, 9):
@@ -48,7 +48,7 @@ async def test_one_frame_a_step_carries_all_streams_of_a_gateway() -> None:
 
 async def test_two_gateways_get_their_own_tokens_and_each_others_load() -> None:
     first, second = Recorder(), Recorder()
-    engine = quick_engine(base_step_s=0.005)
+    engine = quick_engine(step_ms={"base": 5})
     async with (
         running_host(engine) as host,
         linked(host, first) as one,
@@ -61,6 +61,62 @@ async def test_two_gateways_get_their_own_tokens_and_each_others_load() -> None:
         await second.until(lambda: any(step.load.running for step in second.steps))
     assert first.tokens.keys() == {1}
     assert second.tokens == {}
+
+
+async def test_a_report_counts_requests_by_tier_and_which_of_them_are_the_gateways_own() -> None:
+    first, second = Recorder(), Recorder()
+    engine = quick_engine(max_num_seqs=2, step_ms={"base": 5})
+    async with (
+        running_host(engine) as host,
+        linked(host, first) as one,
+        linked(host, second, gateway_id="gateway-2") as two,
+    ):
+        await first.until(lambda: first.welcomes)
+        await second.until(lambda: second.welcomes)
+        for stream, tier in enumerate(("low", "high", "high"), start=1):
+            one.submit(submission(stream, tier))
+        two.submit(submission(1, "medium"))
+        seen = [(first, (1, 0, 2)), (second, (0, 1, 0))]  # running or waiting: two run at a time
+        for recorder, own in seen:
+            await recorder.until(
+                lambda recorder=recorder, own=own: any(
+                    (step.load.by_tier, step.yours) == ((1, 1, 2), own) for step in recorder.steps
+                )
+            )
+        one.abort([2])
+        await second.until(lambda: second.steps[-1].load.by_tier[2] <= 1)
+        await first.until(lambda: len(first.finished) == 2)
+        await second.until(lambda: second.finished)
+        for recorder, _ in seen:
+            await recorder.until(
+                lambda recorder=recorder: recorder.steps[-1].load.by_tier == (0, 0, 0)
+            )
+            assert all(
+                own <= every
+                for step in recorder.steps
+                for own, every in zip(step.yours, step.load.by_tier, strict=True)
+            )
+        assert all(connection.by_tier == [0, 0, 0] for connection in host.server.connections)
+
+
+async def test_refused_streams_are_not_counted() -> None:
+    recorder = Recorder()
+    async with (
+        running_host(quick_engine(step_ms={"base": 20}), max_streams=1) as host,
+        linked(host, recorder) as link,
+    ):
+        await recorder.until(lambda: recorder.welcomes)
+        link.submit(submission(1, "no such tier"))
+        link.submit(submission(2, "high"))
+        link.submit(submission(3, "low"))
+        await recorder.until(lambda: len(recorder.refused) == 2)
+        assert [(each.stream, each.retryable) for each in recorder.refused] == [
+            (1, False),
+            (3, True),
+        ]
+        await recorder.until(lambda: any(step.yours == (0, 0, 1) for step in recorder.steps))
+        assert max(step.load.by_tier for step in recorder.steps) == (0, 0, 1)
+        assert len(host.server.connections) == 1
 
 
 async def test_an_aborted_stream_frees_its_place_in_the_engine() -> None:
