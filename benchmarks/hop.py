@@ -4,10 +4,13 @@ Three ways to put the same vLLM front-end and the same simulated engine together
 under the same streams over HTTP:
 
 * trireme: HAProxy → gateway → token channel → engine replica, as ``trireme up`` deploys it;
-* in-process: HAProxy → the front-end with the engine inside its own process (no hop at all);
+* in-process: HAProxy → the front-end with the engine inside its own process (no hop, and none of
+  the gateway's own work);
 * handles: Serve's default proxy → front-end → engine through a streaming deployment handle.
 
-The first two run in one cluster; the third in one with Serve's default settings.
+The first two are served by one process and measured in turn; the third by a cluster with Serve's
+default settings, which ``--quick`` leaves out. CPU is counted while all streams run and none begins
+or ends: the cost of a token, not of a request.
 """
 
 import argparse
@@ -35,6 +38,7 @@ from cluster.config import (
     OutputTokens,
     PoolConfig,
     SimulatedEngineConfig,
+    StepMilliseconds,
     TriremeConfig,
 )
 from cluster.hardware import detect
@@ -50,8 +54,13 @@ from cluster.local_ray import (
 from cluster.processes import MARKER, end_all, members
 
 MODEL = "gpt-oss-tiny"
-TOKENS = 300
+TOKENS = 5000
+"""Of each reply: more than a window lasts. The client leaves before its end."""
+
 STEP_S = 0.020
+SETTLE_S = 3.0
+WARM_UP, FIRSTS = 2, 9
+IN_PROCESS = "/in-process"
 WAYS = ("trireme", "in-process", "handles")
 
 
@@ -59,9 +68,7 @@ def settings(streams: int, port: int) -> TriremeConfig:
     """One gateway, one replica; every reply has exactly ``TOKENS`` tokens, one a step."""
     tokens = OutputTokens(low=TOKENS, medium=TOKENS, high=TOKENS)
     engine = SimulatedEngineConfig(
-        base_step_s=STEP_S,
-        step_s_per_seq=0.0,
-        prefill_s_per_token=0.0,
+        step_ms=StepMilliseconds(base=1000 * STEP_S),
         output_tokens_mean=tokens,
         output_sigma=0.0,
     )
@@ -207,8 +214,8 @@ async def bare_front_end(config: TriremeConfig, core: Any) -> Any:
     return await compat.front_end_app(namespace, client)
 
 
-def bare_application(config: TriremeConfig, *, handles: bool) -> Any:
-    """A Serve application of the bare front-end, with the engine inside or behind a handle."""
+def handles_application(config: TriremeConfig) -> Any:
+    """A Serve application of the bare front-end, with the engine behind a handle."""
     from ray import serve
 
     actor = {"num_cpus": 0.1, "runtime_env": {"env_vars": {"VLLM_LOGGING_LEVEL": "ERROR"}}}
@@ -216,17 +223,42 @@ def bare_application(config: TriremeConfig, *, handles: bool) -> Any:
     @serve.ingress()
     class Bare:
         async def __init__(self, engine: Any) -> None:  # type: ignore[misc]
-            core = HandleCore(engine) if handles else LocalCore(config)
-            self._app = await bare_front_end(config, core)
+            self._app = await bare_front_end(config, HandleCore(engine))
 
         async def __serve_build_asgi_app__(self) -> Any:
             return self._app
 
     options: dict[str, Any] = {"max_ongoing_requests": 10_000, "ray_actor_options": actor}
-    engine = None
-    if handles:
-        engine = serve.deployment(HandleEngine).options(name="engine", **options).bind(config)
+    engine = serve.deployment(HandleEngine).options(name="engine", **options).bind(config)
     return serve.deployment(Bare).options(name="bare", **options).bind(engine)
+
+
+def gateway_with_engine_inside(config: TriremeConfig) -> Any:
+    """The gateway's class, with the bare front-end over a local engine under ``/in-process``.
+
+    One process for both, so that they differ in nothing else; they are measured in turn.
+    """
+    from ray import serve
+
+    from deployments.gateway.deployment import GatewayIngress
+
+    @serve.ingress()
+    class HopGateway(GatewayIngress):
+        async def __serve_build_asgi_app__(self) -> Any:
+            gateway = await super().__serve_build_asgi_app__()
+            bare = await bare_front_end(config, LocalCore(config))
+
+            async def both(scope: Any, receive: Any, send: Any) -> None:
+                path = scope.get("path", "")
+                if path.startswith(IN_PROCESS):
+                    inner = {**scope, "path": path.removeprefix(IN_PROCESS), "root_path": ""}
+                    await bare(inner, receive, send)
+                else:
+                    await gateway(scope, receive, send)
+
+            return both
+
+    return HopGateway
 
 
 # ------------------------------------------------------------------------ one cluster
@@ -244,16 +276,13 @@ def run_cluster(default: bool, port: int, streams: int, run_dir: Path) -> None:
     connect(ray.address, "hop", here=True)
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     if default:
-        serve.run(bare_application(config, handles=True), name="handles", route_prefix="/handles")
+        serve.run(handles_application(config), name="handles", route_prefix="/")
     else:
-        serve.run(
-            bare_application(config, handles=False), name="inprocess", route_prefix="/in-process"
+        inside = gateway_with_engine_inside(config)
+        application = build_application(
+            config, "hop", "2026-01-01", gpus=False, gateway_class=inside
         )
-        serve.run(
-            build_application(config, "hop", "2026-01-01", gpus=False),
-            name="trireme",
-            route_prefix="/",
-        )
+        serve.run(application, name="trireme", route_prefix="/")
     print("ready", flush=True)
     sys.stdin.read()
     ray.stop()
@@ -262,39 +291,70 @@ def run_cluster(default: bool, port: int, streams: int, run_dir: Path) -> None:
 # ------------------------------------------------------------------------ load and figures
 
 
-async def stream_once(client: httpx.AsyncClient, prefix: str) -> tuple[float, int]:
-    """One streamed chat: seconds to its first content chunk, and its chunks."""
+class Chunks:
+    """Content chunks that all streams have received so far."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+async def stream_once(
+    client: httpx.AsyncClient, prefix: str, chunks: Chunks, *, only_first: bool = False
+) -> float:
+    """One streamed chat: seconds to its first content chunk. Leaves then if ``only_first``."""
     body = {
         "model": MODEL,
         "stream": True,
         "reasoning_effort": "low",
         "messages": [{"role": "user", "content": "How long is a token's way?"}],
     }
-    started, first, chunks = time.perf_counter(), 0.0, 0
+    started, first = time.perf_counter(), 0.0
     async with client.stream("POST", f"{prefix}/v1/chat/completions", json=body) as response:
         if response.status_code != 200:
             raise SystemExit(f"{prefix}: {await response.aread()!r}")
         async for data in response.aiter_raw():
-            if not first:
-                first = time.perf_counter() - started
-            chunks += data.count(b"data: ")
-    return first, chunks
+            first = first or time.perf_counter() - started
+            if only_first:
+                break
+            chunks.count += data.count(b"data: ")
+    return first
 
 
-async def load(url: str, prefix: str, streams: int, rounds: int) -> tuple[list[float], int]:
+def http_client(url: str, streams: int) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=streams)
-    timeout = httpx.Timeout(120)
-    async with httpx.AsyncClient(
-        base_url=url, limits=limits, timeout=timeout, trust_env=False
-    ) as client:
-        firsts, chunks = [], 0
-        for _ in range(rounds):
-            for first, count in await asyncio.gather(
-                *(stream_once(client, prefix) for _ in range(streams))
-            ):
-                firsts.append(first)
-                chunks += count
-    return firsts, chunks
+    return httpx.AsyncClient(base_url=url, limits=limits, timeout=120, trust_env=False)
+
+
+async def times_to_first(url: str, prefix: str, samples: int) -> list[float]:
+    """Seconds to the first token of streams that are alone."""
+    firsts = []
+    for _ in range(samples):
+        async with http_client(url, 1) as client:
+            firsts.append(await stream_once(client, prefix, Chunks(), only_first=True))
+        await asyncio.sleep(0.1)  # let the abort reach the engine
+    return firsts
+
+
+async def steady(
+    url: str, prefix: str, streams: int, window_s: float, pids: dict[str, list[int]]
+) -> tuple[dict[str, float], int]:
+    """CPU seconds by role, and chunks, while ``streams`` run and none begins or ends."""
+    chunks = Chunks()
+    async with http_client(url, streams) as client:
+        running = [asyncio.create_task(stream_once(client, prefix, chunks)) for _ in range(streams)]
+        await asyncio.sleep(SETTLE_S)
+        if chunks.count < streams:
+            raise SystemExit(f"{prefix}: {chunks.count} chunks of {streams} streams so far")
+        before, counted = {role: cpu_s(each) for role, each in pids.items()}, chunks.count
+        await asyncio.sleep(window_s)
+        spent = {role: cpu_s(each) - before[role] for role, each in pids.items()}
+        counted = chunks.count - counted
+        for task in running:
+            if task.done():
+                raise SystemExit(f"{prefix}: a stream ended within the window: {task!r}")
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return spent, counted
 
 
 def by_role(pids: list[int]) -> dict[str, list[int]]:
@@ -313,44 +373,33 @@ def by_role(pids: list[int]) -> dict[str, list[int]]:
 
 
 def measure(
-    way: str, url: str, pids: list[int], streams: int, rounds: int
+    way: str, url: str, pids: list[int], streams: int, window_s: float
 ) -> tuple[dict[str, float], float]:
     """CPU µs a token by role, and the median time to first token of single streams (seconds)."""
-    prefix = {"trireme": "", "in-process": "/in-process", "handles": "/handles"}[way]
-    app = {"trireme": "trireme", "in-process": "inprocess", "handles": "handles"}[way]
-    asyncio.run(load(url, prefix, 4, 1))  # warm
-    firsts, _ = asyncio.run(load(url, prefix, 1, 5))
-    roles = {
-        role: [p for p in each if role == "proxy" or f":{app}:" in _line(p)]
-        for role, each in by_role(pids).items()
-    }
+    prefix = IN_PROCESS if way == "in-process" else ""
+    firsts = asyncio.run(times_to_first(url, prefix, WARM_UP + FIRSTS))[WARM_UP:]
+    roles = by_role(pids)
+    if way == "in-process":
+        del roles["engine"]
     before = {role: cpu_s(each) for role, each in roles.items()}
-    idle_from = time.monotonic()
-    time.sleep(2.0)
-    idle_s = time.monotonic() - idle_from
-    idle = {role: (cpu_s(each) - before[role]) / idle_s for role, each in roles.items()}
-    before = {role: cpu_s(each) for role, each in roles.items()}
-    started = time.monotonic()
-    _, chunks = asyncio.run(load(url, prefix, streams, rounds))
-    took_s = time.monotonic() - started
-    tokens = streams * rounds * TOKENS
-    assert chunks > 0.9 * tokens, f"{way}: {chunks} chunks for {tokens} tokens"
+    time.sleep(1.0)
+    idle_per_s = {role: cpu_s(each) - before[role] for role, each in roles.items()}
+    spent, chunks = asyncio.run(steady(url, prefix, streams, window_s, roles))
     costs = {
-        role: 1e6 * max(0.0, cpu_s(each) - before[role] - idle[role] * took_s) / tokens
-        for role, each in roles.items()
+        role: 1e6 * max(0.0, cpu - idle_per_s[role] * window_s) / chunks
+        for role, cpu in spent.items()
     }
     return costs, statistics.median(firsts)
 
 
-def _line(pid: int) -> str:
-    try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+def _middle(rounds: list[tuple[dict[str, float], float]]) -> tuple[dict[str, float], float]:
+    """Medians over the rounds."""
+    costs = {role: statistics.median(cost[role] for cost, _ in rounds) for role in rounds[0][0]}
+    return costs, statistics.median(first for _, first in rounds)
 
 
 def with_cluster(
-    default: bool, ways: tuple[str, ...], streams: int, rounds: int
+    default: bool, ways: tuple[str, ...], streams: int, window_s: float, rounds: int
 ) -> dict[str, tuple[dict[str, float], float]]:
     """Start the cluster in a child process, measure ``ways`` in it, and end all of it."""
     run_dir = Path(tempfile.mkdtemp(prefix="hop-"))
@@ -378,7 +427,11 @@ def with_cluster(
             raise SystemExit((run_dir / "log").read_text()[-2000:])
         pids = [process.pid for process in members(cluster_id, run_dir)]
         url = f"http://127.0.0.1:{port}"
-        return {way: measure(way, url, pids, streams, rounds) for way in ways}
+        measured: dict[str, list[tuple[dict[str, float], float]]] = defaultdict(list)
+        for _ in range(rounds):  # the ways in turn, so that a noisy minute meets all of them
+            for way in ways:
+                measured[way].append(measure(way, url, pids, streams, window_s))
+        return {way: _middle(each) for way, each in measured.items()}
     finally:
         child.kill()
         end_all(lambda: members(cluster_id, run_dir), 2.0)
@@ -394,9 +447,10 @@ def main() -> None:
         default, port, streams, run_dir = json.loads(options.cluster)
         run_cluster(default, port, streams, Path(run_dir))
         return
-    rounds = 1 if options.quick else 4
-    results = with_cluster(False, WAYS[:2], options.streams, rounds)
-    results |= with_cluster(True, WAYS[2:], options.streams, rounds)
+    window_s, rounds = (4.0, 1) if options.quick else (15.0, 5)
+    results = with_cluster(False, WAYS[:2], options.streams, window_s, rounds)
+    if not options.quick:  # importing vLLM once more takes longer than a quick run may
+        results |= with_cluster(True, WAYS[2:], options.streams, window_s, 2)
     base_costs, base_first = results["in-process"]
     base = sum(base_costs.values())
     figures, rows = {}, []

@@ -8,19 +8,22 @@ one line each for the operator.
 from collections.abc import Iterable, Iterator
 from datetime import date
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cluster.errors import Fault
 from cluster.facts import TENSOR_PARALLEL_SIZES, facts_for
+from cluster.steptime import measured, step_model
 
 Tier = Literal["low", "medium", "high"]
 TIERS: tuple[Tier, ...] = ("low", "medium", "high")
 
 Device = Literal["auto", "gpu", "cpu"]
 EngineKind = Literal["vllm", "simulated"]
+PolicyName = Literal["effort", "least-requests", "round-robin", "power-of-two", "prefix-affinity"]
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -120,12 +123,40 @@ class OutputTokens(_Settings):
         return {"low": self.low, "medium": self.medium, "high": self.high}[tier]
 
 
+class StepMilliseconds(_Settings):
+    """What an engine step takes, in milliseconds; the sum of its parts."""
+
+    base: float = Field(
+        default=20.0, gt=0, allow_inf_nan=False, description="Every step, whatever it does."
+    )
+    experts: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Reading all experts; a step reads the share 1 − (31/32)^tokens of them.",
+    )
+    request: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Each request that writes a token."
+    )
+    context_1k: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Each 1,000 tokens in the KV cache of those requests.",
+    )
+    prompt_1k: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Each 1,000 prompt tokens that the step computes.",
+    )
+
+
 class SimulatedEngineConfig(_Settings):
     """The time and memory model of a simulated replica.
 
-    A decode step over a batch of B takes `base_step_s + B·step_s_per_seq`, prefill adds
-    `prefill_s_per_token` for each prompt token. The defaults follow gpt-oss-120b on one H200 (TP 1,
-    vLLM 0.18): decode points 6.2 ms at batch 4 to 23.4 ms at 64, prefill 250 ms for 8k tokens.
+    Step times are those measured with gpt-oss-120b on `gpu` at the pool's tensor_parallel_size (see
+    `cluster/steptime.py`), unless `step_ms` says others.
     """
 
     seed: int = Field(
@@ -133,20 +164,12 @@ class SimulatedEngineConfig(_Settings):
         ge=0,
         description="Seed of output lengths and token ids: the same seed gives the same run.",
     )
-    base_step_s: Seconds = Field(
-        default=0.0065, description="Seconds of a decode step that do not depend on the batch."
+    gpu: str = Field(
+        default="H200",
+        description="GPU whose step times the replica keeps: H100, H200 or B200.",
     )
-    step_s_per_seq: float = Field(
-        default=0.00027,
-        ge=0,
-        allow_inf_nan=False,
-        description="Seconds that each running request adds to a decode step.",
-    )
-    prefill_s_per_token: float = Field(
-        default=0.0000285,
-        ge=0,
-        allow_inf_nan=False,
-        description="Seconds that each uncached prompt token adds to a step.",
+    step_ms: StepMilliseconds | None = Field(
+        default=None, description="Step times to keep instead of those measured on `gpu`."
     )
     kv_tokens: int = Field(
         default=1_500_000,
@@ -288,6 +311,7 @@ class PoolConfig(_Settings):
             yield Fault(
                 "gpu_type", "the pool runs on CPUs", "remove gpu_type, or set device to gpu"
             )
+        yield from self._simulation_faults()
         for arg in self.engine_args:
             plain = arg.removeprefix("--").replace("-", "_")
             if plain in OWNED_ENGINE_ARGS:
@@ -298,6 +322,22 @@ class PoolConfig(_Settings):
         for variable in self.env:
             if variable in OWNED_ENV:
                 yield Fault(f"env.{variable}", "Trireme sets this variable", OWNED_ENV[variable])
+
+    def _simulation_faults(self) -> Iterator[Fault]:
+        settings = self.simulated
+        if self.engine != "simulated" or settings.step_ms is not None:
+            return
+        if step_model(settings.gpu, self.tensor_parallel_size) is None:
+            known: dict[str, list[str]] = {}
+            for gpu, tp in measured():
+                known.setdefault(gpu, []).append(str(tp))
+            names = ", ".join(f"{gpu} (TP {', '.join(sizes)})" for gpu, sizes in known.items())
+            yield Fault(
+                "simulated.gpu",
+                f"{settings.gpu} at tensor_parallel_size {self.tensor_parallel_size} was not "
+                "measured",
+                f"write one of {names}, or set simulated.step_ms",
+            )
 
 
 class ModelConfig(_Settings):
@@ -373,8 +413,36 @@ class ModelConfig(_Settings):
                 )
 
 
+class SloConfig(_Settings):
+    """Latency objectives of a tier: what the router keeps, and what attainment is measured by."""
+
+    ttft_s: Seconds = Field(
+        default=2.0, description="Seconds to the first token, queueing included."
+    )
+    tpot_ms: float = Field(
+        default=25.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Milliseconds per output token, on average over a request. A replica takes no "
+        "more requests than it can serve at this pace (unless it could not for even a few).",
+    )
+
+
+class BrownOutConfig(_Settings):
+    """Serving a tier at a lower effort while it is overloaded, rather than refusing it."""
+
+    to: Tier = Field(
+        default="low", description="The tier to serve at instead, lower than this one."
+    )
+    above_wait_s: Seconds = Field(
+        default=10.0,
+        description="Begins when the tier's oldest request has waited so many seconds, and ends "
+        "when none has.",
+    )
+
+
 class TierConfig(_Settings):
-    """How requests of one tier queue. Queues are per gateway replica."""
+    """How requests of one tier queue, and what they are promised. Queues are per gateway."""
 
     priority: int = Field(
         default=10,
@@ -403,6 +471,14 @@ class TierConfig(_Settings):
         le=3,
         description="Spread of that expectation: σ of the logarithm of the length.",
     )
+    slo: SloConfig = Field(
+        default_factory=SloConfig, description="Latency objectives, for the router and the metrics."
+    )
+    brown_out: BrownOutConfig | None = Field(
+        default=None,
+        description="Lower effort under overload, told to clients in `x-trireme-tier` and "
+        "`x-trireme-asked-tier`; None never does it.",
+    )
     max_output_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -413,24 +489,27 @@ class TierConfig(_Settings):
 
 # Low runs first, as its requests are short and someone waits for them; those who ask for high
 # expect minutes.
-TIER_DEFAULTS: dict[Tier, dict[str, float]] = {
+TIER_DEFAULTS: dict[Tier, dict[str, Any]] = {
     "low": {
         "priority": 0,
         "max_queued": 512,
         "max_queue_wait_s": 30.0,
         "prior_output_tokens_mean": 1300.0,
+        "slo": {"ttft_s": 1.0, "tpot_ms": 15.0},
     },
     "medium": {
         "priority": 10,
         "max_queued": 256,
         "max_queue_wait_s": 60.0,
         "prior_output_tokens_mean": 4000.0,
+        "slo": {"ttft_s": 2.0, "tpot_ms": 25.0},
     },
     "high": {
         "priority": 20,
         "max_queued": 128,
         "max_queue_wait_s": 120.0,
         "prior_output_tokens_mean": 13000.0,
+        "slo": {"ttft_s": 3.0, "tpot_ms": 80.0},
     },
 }
 
@@ -452,6 +531,19 @@ class TiersConfig(_Settings):
         default_factory=lambda: _tier("high"), description="Long reasoning, last in the engine."
     )
     default: Tier = Field(default="medium", description="Tier of a request that names no effort.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(
+            Fault(
+                f"{tier}.brown_out.to",
+                f"{brown_out.to} is not a lower effort than {tier}",
+                f"write one of {', '.join(TIERS[:index])}" if index else "remove it",
+            )
+            for index, tier in enumerate(TIERS)
+            if (brown_out := self.of(tier).brown_out) and brown_out.to not in TIERS[:index]
+        )
+        return self
 
     def of(self, tier: Tier) -> TierConfig:
         """The settings of `tier`."""
@@ -556,6 +648,26 @@ class GatewayConfig(_Settings):
                 ]
             )
         return self
+
+
+class RouterConfig(_Settings):
+    """How requests are spread over the replicas."""
+
+    policy: PolicyName = Field(
+        default="effort",
+        description="`effort` keeps each tier's objectives; the others are what other routers do, "
+        "to compare with.",
+    )
+    shadow: PolicyName | None = Field(
+        default=None,
+        description="A second policy that is asked for each request and not obeyed: metrics tell "
+        "how often it would have chosen otherwise, and what it would have gained.",
+    )
+    tenant_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        default_factory=dict,
+        description="Shares of tenants in a queue, 1 where none is given. A tenant of weight 100 "
+        "is served before all others until it has had a hundred times their work.",
+    )
 
 
 class ChannelConfig(_Settings):
@@ -677,6 +789,9 @@ class TriremeConfig(_Settings):
     )
     tiers: TiersConfig = Field(default_factory=TiersConfig, description="The effort tiers.")
     gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The HTTP front.")
+    router: RouterConfig = Field(
+        default_factory=RouterConfig, description="How requests are spread over replicas."
+    )
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="The token channel.")
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
     telemetry: TelemetryConfig = Field(

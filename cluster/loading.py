@@ -7,15 +7,17 @@ defaults.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cluster.config import TriremeConfig
 from cluster.errors import ConfigError, Fault, clipped
 from cluster.remedies import Path as Location
 from cluster.remedies import fault_of, field_at, model_at, nearest, spelled
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 PREFIX = "TRIREME_"
 
@@ -56,7 +58,15 @@ def load(
     if fallback is not None and "models" not in tree:
         tree = _merged(fallback().model_dump(mode="json", exclude_unset=True), tree)
     faults, origins = _override(tree, environ)
-    return _validated(tree, origins, faults)
+    return _validated(TriremeConfig, tree, origins, faults)
+
+
+def load_as(settings: type[Settings], path: Path) -> Settings:
+    """Read another kind of file than `trireme.yaml`, with faults of the same form.
+
+    Raises `ConfigError` with every fault found.
+    """
+    return _validated(settings, _read(path), {}, [])
 
 
 def dump(config: TriremeConfig) -> str:
@@ -218,17 +228,20 @@ def _put(tree: dict[str, Any], location: Location, value: Any, variable: str) ->
 
 
 def _validated(
-    tree: dict[str, Any], origins: dict[Location, str], faults: list[Fault]
-) -> TriremeConfig:
+    settings: type[Settings],
+    tree: dict[str, Any],
+    origins: dict[Location, str],
+    faults: list[Fault],
+) -> Settings:
     taken_out: set[Location] = set()
     for _ in range(_ROUNDS):
         try:
-            config = TriremeConfig.model_validate(tree)
+            config = settings.model_validate(tree)
         except ValidationError as error:
             reported = {fault.path for fault in faults}
             locations = []
             for item in error.errors(include_url=False):
-                for location, fault in fault_of(item):
+                for location, fault in fault_of(item, settings):
                     locations.append(location)
                     # What stands at, above or below a reported place may only follow from it.
                     if not any(_related(fault.path, path) for path in reported):

@@ -124,6 +124,37 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         DECISION_BUCKETS_S,
     ),
     Metric(
+        "trireme_placements",
+        "counter",
+        "requests",
+        ("model", "tier", "verdict"),
+        "Placements by why the replica could be chosen: home (the tier's own zone, or no zones), "
+        "spill (outside of it), late (the first token is expected after its objective).",
+    ),
+    Metric(
+        "trireme_shadow_decisions",
+        "counter",
+        "requests",
+        ("outcome",),
+        "Placements that the shadow policy was asked about: same, other.",
+    ),
+    Metric(
+        "trireme_shadow_gain_seconds",
+        "gauge",
+        "seconds",
+        (),
+        "How much sooner all requests together were predicted to finish had the shadow policy been "
+        "obeyed; negative: later.",
+    ),
+    Metric(
+        "trireme_prediction_coverage_ratio",
+        "gauge",
+        "ratio",
+        ("tier", "quantile"),
+        "Share of finished requests whose output was no longer than the quantile predicted; equal "
+        "to the quantile when predictions are calibrated.",
+    ),
+    Metric(
         "trireme_retried_generations",
         "counter",
         "requests",

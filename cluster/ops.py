@@ -1,4 +1,4 @@
-"""Each process's own listener for operators: ``/metrics`` and ``/status``.
+"""Each process's own listener for operators: ``/metrics``, ``/status`` and what else it tells.
 
 It listens on ``telemetry.host`` (loopback unless configured) and a free port, which the process
 tells through Ray Serve. Rendering runs in a thread: a scrape must not hold up the tokens.
@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import uvicorn
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-Status = Callable[[], dict[str, Any]]
+Status = Callable[[], Any]
 
 
 def exposition(registry: CollectorRegistry) -> tuple[bytes, str]:
@@ -40,18 +41,25 @@ class _Server(uvicorn.Server):
 
 
 class OpsListener:
-    """``registry`` is rendered at ``/metrics``, ``status`` at ``/status`` (JSON)."""
+    """``registry`` is rendered at ``/metrics``, ``status`` at ``/status`` (JSON), and what ``more``
+    names at those paths, as JSON too."""
 
-    def __init__(self, registry: CollectorRegistry, status: Status) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        status: Status,
+        more: Mapping[str, Status] = MappingProxyType({}),
+    ) -> None:
         self._registry = registry
-        self._status = status
+        self._pages = {"/status": status, **more}
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self.url = ""
 
     async def start(self, host: str) -> str:
         """Listen; returns the base URL. Raises ``OSError`` if ``host`` cannot be listened on."""
-        routes = [self._route("/metrics", self._metrics), self._route("/status", self._answer)]
+        routes = [self._route("/metrics", self._metrics)]
+        routes += [self._route(path, self._answer) for path in self._pages]
         # Bound here: uvicorn ends the whole process when it cannot bind.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, 0), family=family)
@@ -80,8 +88,9 @@ class OpsListener:
         body, content_type = await exposition_off_loop(self._registry)
         return Response(body, headers={"content-type": content_type})
 
-    async def _answer(self, _: Request) -> Response:
-        return Response(json.dumps(self._status()), media_type="application/json")
+    async def _answer(self, request: Request) -> Response:
+        told = self._pages[request.url.path]()
+        return Response(json.dumps(told), media_type="application/json")
 
     async def stop(self) -> None:
         if self._server is not None and self._task is not None:

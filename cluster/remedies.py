@@ -1,4 +1,7 @@
-"""From a pydantic error about `TriremeConfig` to a `Fault`: where, what, what to write instead."""
+"""From a pydantic error about settings to a `Fault`: where, what, what to write instead.
+
+`root` is the settings class that a file as a whole is read as, `TriremeConfig` unless said.
+"""
 
 import difflib
 import re
@@ -54,25 +57,28 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)), None)
 
 
-def model_at(path: Path) -> type[BaseModel] | None:
+def model_at(path: Path, root: type[BaseModel] = TriremeConfig) -> type[BaseModel] | None:
     """The settings class at `path`; None where a plain value, a list or a mapping stands."""
-    found = _annotation_at(path)
+    found = _annotation_at(path, root)
     return found if isinstance(found, type) and issubclass(found, BaseModel) else None
 
 
-def field_at(path: Path) -> FieldInfo | None:
+def field_at(path: Path, root: type[BaseModel] = TriremeConfig) -> FieldInfo | None:
     """The field that `path` names, or in whose list or mapping it points; None if there is none."""
     for end in range(len(path), 0, -1):
         part = path[end - 1]
-        owner = model_at(path[: end - 1])
+        owner = model_at(path[: end - 1], root)
         if owner is not None:
             if isinstance(part, str) and part in owner.model_fields:
-                return owner.model_fields[part] if _annotation_at(path) is not None else None
+                known = _annotation_at(path, root) is not None
+                return owner.model_fields[part] if known else None
             return None
     return None
 
 
-def fault_of(item: ErrorDetails) -> Iterator[tuple[Path, Fault]]:
+def fault_of(
+    item: ErrorDetails, root: type[BaseModel] = TriremeConfig
+) -> Iterator[tuple[Path, Fault]]:
     """The faults in one pydantic error, each with its path in parts."""
     path = tuple(part for part in item["loc"] if part != "[key]")
     if item["type"] == "faults":
@@ -80,7 +86,7 @@ def fault_of(item: ErrorDetails) -> Iterator[tuple[Path, Fault]]:
             where = (*path, *_parts(fault.path))
             yield where, Fault(spelled(where), fault.problem, fault.remedy)
         return
-    yield path, Fault(spelled(path) or "the file", _problem(item), _remedy(path, item))
+    yield path, Fault(spelled(path) or "the file", _problem(item), _remedy(path, item, root))
 
 
 def _parts(text: str) -> Path:
@@ -88,8 +94,8 @@ def _parts(text: str) -> Path:
     return tuple(int(index) if index else name for index, name in found)
 
 
-def _annotation_at(path: Path) -> Any:
-    here: Any = TriremeConfig
+def _annotation_at(path: Path, root: type[BaseModel]) -> Any:
+    here: Any = root
     for part in path:
         if isinstance(here, type) and issubclass(here, BaseModel):
             field = here.model_fields.get(part) if isinstance(part, str) else None
@@ -108,6 +114,8 @@ def _annotation_at(path: Path) -> Any:
 def _problem(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         return "no such setting"
+    if item["type"] == "missing":
+        return "is not set"
     given = item["input"]
     if item["type"] == "too_short":
         return "the list is empty"
@@ -118,17 +126,19 @@ def _problem(item: ErrorDetails) -> str:
     return f"{clipped(repr(given))} does not fit here"
 
 
-def _remedy(path: Path, item: ErrorDetails) -> str:
+def _remedy(path: Path, item: ErrorDetails, root: type[BaseModel]) -> str:
     kind = item["type"]
     if kind == "extra_forbidden":
-        return _meant(path)
+        return _meant(path, root)
+    if kind == "missing":
+        return "add it; it has no default"
     if kind == "literal_error":
         return _one_of(item)
     if kind == "string_pattern_mismatch":
         return _PATTERNS.get(item["ctx"]["pattern"], item["msg"])
     if kind == "string_too_long":
         return f"write at most {item['ctx']['max_length']} characters"
-    limits = _range(field_at(path))
+    limits = _range(field_at(path, root))
     words = _TYPES.get(kind, item["msg"].lower())
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         return f"write a number {limits}"
@@ -143,19 +153,19 @@ def _one_of(item: ErrorDetails) -> str:
     return f"{meant}write one of {', '.join(words)}"
 
 
-def _meant(path: Path) -> str:
-    owner = model_at(path[:-1]) or TriremeConfig
+def _meant(path: Path, root: type[BaseModel]) -> str:
+    owner = model_at(path[:-1], root) or root
     word = str(path[-1])
     guess = nearest(word.lower().replace("-", "_"), owner.model_fields)
     if guess:
         return f"did you mean {guess}?"
-    elsewhere = _homes(word)
+    elsewhere = _homes(word, root)
     if elsewhere:
         return f"write it under {' or '.join(elsewhere)}"
     return f"known here: {', '.join(owner.model_fields)}"
 
 
-def _homes(word: str, model: type[BaseModel] = TriremeConfig, at: str = "") -> list[str]:
+def _homes(word: str, model: type[BaseModel], at: str = "") -> list[str]:
     homes = [at] if at and word in model.model_fields else []
     for name, field in model.model_fields.items():
         inner, mark = field.annotation, ""

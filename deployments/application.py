@@ -23,14 +23,22 @@ MAX_ONGOING = 1_000_000
 
 
 def build_application(
-    config: TriremeConfig, secret: str, system_start_date: str, *, gpus: bool
+    config: TriremeConfig,
+    secret: str,
+    system_start_date: str,
+    *,
+    gpus: bool,
+    gateway_class: Any = GatewayReplica,
 ) -> Application:
-    """The application. ``gpus``: whether pools with device ``auto`` run on GPUs."""
+    """The application. ``gpus``: whether pools with device ``auto`` run on GPUs.
+
+    ``gateway_class`` is for a benchmark that serves something else beside the gateway's app.
+    """
     engines = [
         _engine(config, model, pool, secret, on_gpu=_on_gpu(pool, gpus))
         for model, pool in config.pools()
     ]
-    gateway = serve.deployment(GatewayReplica).options(
+    gateway = serve.deployment(gateway_class).options(
         name=GATEWAY,
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=MAX_ONGOING,

@@ -121,7 +121,7 @@ class EngineHost:
     def _on_abort(self, connection: GatewayConnection, streams: list[int]) -> None:
         ids = []
         for stream in streams:
-            connection.streams.discard(stream)
+            connection.forget(stream)
             request_id = f"{connection.number}.{stream}"
             if self._owners.pop(request_id, None) is not None:
                 ids.append(request_id)
@@ -164,7 +164,7 @@ class EngineHost:
 
     def _forward(self, step: EngineStep) -> None:
         now = asyncio.get_running_loop().time()
-        self._note_step(step, now)
+        prompts = False
         pack, owners = self.engine.pack, self._owners
         outboxes: dict[GatewayConnection, list[Output]] = {}
         for output in step.outputs:
@@ -175,23 +175,27 @@ class EngineHost:
             outbox = outboxes.get(connection)
             if outbox is None:
                 outbox = outboxes[connection] = []
-            outbox.append(pack(output, stream))
+            packed = pack(output, stream)
+            prompts = prompts or packed.cached_tokens is not None
+            outbox.append(packed)
             self.tokens_out += len(output.new_token_ids)
             if output.finished:
                 del owners[output.request_id]
-                connection.streams.discard(stream)
+                connection.forget(stream)
+        self._note_step(step, now, prompts=prompts)
         self._refresh_load()
         for connection, outputs in outboxes.items():
             connection.send_step(self.load, outputs, now)
         # An idle engine stays silent: its last word has to reach everybody.
         self.server.broadcast_load(self.load, set(outboxes), force=not self._owners)
 
-    def _note_step(self, step: EngineStep, now: float) -> None:
+    def _note_step(self, step: EngineStep, now: float, *, prompts: bool) -> None:
+        """``prompts``: whether a prompt ended in it, so that its time says nothing of decoding."""
         took_s = now - self._last_step_s
         self._last_step_s = now
         self._steps += 1
         busy = self._stats.running > 0
-        if busy:
+        if busy and not prompts:
             weight = STEP_TIME_WEIGHT if self._step_s else 1.0
             self._step_s += weight * (took_s - self._step_s)
         if step.stats is not None:
@@ -203,6 +207,10 @@ class EngineHost:
         # that it has not scheduled yet (or not even received) wait.
         running = min(self._stats.running, len(self._owners))
         kv_use = self._stats.kv_use if self._owners else 0.0
+        low = medium = high = 0
+        for connection in self.server.connections:
+            its_low, its_medium, its_high = connection.by_tier
+            low, medium, high = low + its_low, medium + its_medium, high + its_high
         self.load = Load(
             running=running,
             waiting=len(self._owners) - running,
@@ -211,6 +219,7 @@ class EngineHost:
             step_s=self._step_s,
             steps=self._steps,
             draining=self._draining,
+            by_tier=(low, medium, high),
         )
 
     # ------------------------------------------------------------------ health and end
@@ -229,7 +238,8 @@ class EngineHost:
         self.died = error
         self._owners.clear()
         for connection in list(self.server.connections):
-            connection.streams.clear()
+            for stream in list(connection.streams):
+                connection.forget(stream)
             connection.fail(error)
 
     async def drain(self, timeout_s: float) -> None:

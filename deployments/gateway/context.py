@@ -5,11 +5,16 @@ from dataclasses import dataclass, field
 
 from cluster.config import Tier
 from cluster.errors import TriremeError
+from deployments.router.decisions import Decision
 
 
 @dataclass(slots=True)
 class RequestContext:
     """One HTTP request. The door fills it in; the fleet writes what becomes of it.
+
+    ``tools``: whether it offers tools to the model. ``decision`` is the router's last placement,
+    told in a header if the client asks to ``explain`` it. ``asked_tier`` is set when ``tier`` is a
+    lower one than the client asked for.
 
     ``received_s`` is on the event loop's monotonic clock. ``settled`` turns true when the first
     token has come or the request has failed: until then the door holds the response head back, so
@@ -21,7 +26,11 @@ class RequestContext:
     tier: Tier
     effort: str | None
     received_s: float
+    tools: bool = False
+    explain: bool = False
+    asked_tier: Tier | None = None
     replica_id: str | None = None
+    decision: Decision | None = None
     settled: bool = False
     failure: TriremeError | None = field(default=None)
 

@@ -11,8 +11,7 @@ from deployments.gateway.settings import GatewaySettings
 from deployments.names import engine_deployment
 
 
-@serve.ingress()  # the app comes late: vLLM's front-end takes seconds to build
-class GatewayReplica:
+class GatewayIngress:
     """One gateway. ``engines`` only ties the engine deployments into the same Serve application."""
 
     async def __init__(  # type: ignore[misc]
@@ -47,3 +46,7 @@ class GatewayReplica:
     async def describe(self) -> dict[str, Any]:
         """What ``trireme status`` shows of this gateway."""
         return self._gateway.status()
+
+
+# Without an argument: the app comes late, as vLLM's front-end takes seconds to build.
+GatewayReplica = serve.ingress()(GatewayIngress)

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cluster.config import Tier
 from cluster.errors import InternalError, InvalidRequest, TriremeError, UnknownModel
@@ -28,7 +29,7 @@ from deployments.gateway.asgi import (
 from deployments.gateway.body import ClientLeft, decode_body, encode_body, read_body, texts_of
 from deployments.gateway.caps import cap_output
 from deployments.gateway.context import RequestContext, current_request
-from deployments.gateway.effort import settle_tier
+from deployments.gateway.effort import settle_tier, write_tier
 from deployments.gateway.faults import fault_of
 from deployments.gateway.fields import keep_known_fields
 from deployments.gateway.models_list import ModelsList
@@ -73,7 +74,8 @@ class Door:
 
     ``names`` maps every name that a caller may write to its model and tier; responses carry the
     model's own name, never the alias, as OpenAI's do. ``metrics`` gives a body and its content
-    type. ``clock`` is the event loop's monotonic clock, in seconds.
+    type. ``clock`` is the event loop's monotonic clock, in seconds. ``tier_to_serve`` may lower the
+    tier of a request to a model (brown-out).
 
     ``on_done`` is called once for each request to a route that generates or tokenizes, with the
     status of its outcome: 499 when the client left before the end; the failure's status when a
@@ -93,6 +95,7 @@ class Door:
         metrics: Callable[[], Awaitable[tuple[bytes, str]]],
         clock: Callable[[], float],
         on_done: Callable[[RequestContext, int], None],
+        tier_to_serve: Callable[[str, Tier], Tier] = lambda model, tier: tier,
     ) -> None:
         self._apps = apps
         self._names = names
@@ -104,6 +107,7 @@ class Door:
         self._metrics = metrics
         self._clock = clock
         self._on_done = on_done
+        self._tier_to_serve = tier_to_serve
         self._unwinding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,6 +169,7 @@ class Door:
         send: Send,
     ) -> None:
         context = RequestContext(request_id, "", self._default_tier, None, self._clock())
+        context.explain = b"x-trireme-explain" in headers
         status = CLIENT_LEFT
         try:
             raw = await read_body(headers, receive, self._limits.max_body_bytes)
@@ -204,6 +209,8 @@ class Door:
         keep_known_fields(route.kind, body)
         UnbrokenRuns(self._limits.max_unbroken_run_chars, route.text_field).check(texts_of(body))
         context.effort, context.tier = settle_tier(route.kind, body, alias, self._default_tier)
+        self._brown_out(route, body, alias.model, context)
+        context.tools = bool(body.get("tools"))
         context_tokens = self._max_model_len.get(alias.model)
         check_values(route.kind, body, context_tokens)
         cap_output(
@@ -213,6 +220,14 @@ class Door:
         encoded = encode_body(body)
         context.model = alias.model
         return encoded
+
+    def _brown_out(
+        self, route: Route, body: dict[str, Any], model: str, context: RequestContext
+    ) -> None:
+        """Serve at a lower tier if the router asks for it, and keep what was asked for."""
+        served = self._tier_to_serve(model, context.tier)
+        if served != context.tier and write_tier(route.kind, body, served):
+            context.asked_tier, context.tier = context.tier, served
 
     async def _run(
         self,

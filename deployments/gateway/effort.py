@@ -32,6 +32,20 @@ def settle_tier(
     return None, alias.tier or default
 
 
+def write_tier(kind: Kind, body: dict[str, Any], tier: Tier) -> bool:
+    """Make a settled body say another tier. False for a raw prompt, which names its effort inside
+    its text if at all."""
+    if kind == "chat":
+        body["reasoning_effort"] = tier
+    elif kind == "responses":
+        body["reasoning"] = {**_object(body, "reasoning"), "effort": tier}
+    elif kind == "messages":
+        body["output_config"] = {**_object(body, "output_config"), "effort": tier}
+    else:
+        return False
+    return True
+
+
 def _tier(effort: Any, param: str, alias: TierAlias, default: Tier) -> Tier:
     if effort is not None and not isinstance(effort, str):
         raise InvalidRequest(f"`{param}` must be a string.", param=param, code="invalid_type")

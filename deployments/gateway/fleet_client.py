@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from cluster.config import Tier
 from cluster.errors import InvalidRequest, NoReplica, Overloaded, ReplicaLost, TriremeError
+from cluster.steptime import StepModel
 from deployments.engine.channel.client import Endpoint, EngineLink, LinkSettings
 from deployments.engine.channel.frames import (
     ERROR,
@@ -28,6 +29,7 @@ from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.streams import FrontEnd, Stream
 from deployments.router import Refusal, RemoteLoad, Request, Router, Traits
+from deployments.router.prefixes import block_hashes
 
 log = logging.getLogger("trireme.gateway")
 
@@ -44,6 +46,7 @@ class Member:
     pool: str
     tiers: frozenset[Tier]
     lends_to: frozenset[Tier]
+    steps: StepModel
 
 
 class FleetClient:
@@ -102,7 +105,7 @@ class FleetClient:
         for replica in self.router.fleet:
             if replica.traits.replica_id not in self._members:
                 leaving = replace(replica.load, draining=True)
-                self.router.on_load(replica.traits.replica_id, leaving)
+                self.router.on_load(replica.traits.replica_id, leaving, self._now())
 
     def _retire_links(self) -> None:
         """Close links to replicas that have left the directory, once nothing runs on them."""
@@ -127,7 +130,15 @@ class FleetClient:
     ) -> None:
         """Admit one generation. A refusal comes back through ``front_end.fail``."""
         model, tier, now = context.model, context.tier, self._now()
-        request = Request(request_id, model, tier, len(prompt_token_ids), sampling.max_tokens)
+        request = Request(
+            request_id,
+            model,
+            tier,
+            len(prompt_token_ids),
+            sampling.max_tokens,
+            tools=context.tools,
+            blocks=block_hashes(prompt_token_ids),
+        )
         number = next(self._numbers)
         priority = self.router.priority(tier, model)
         submit = Submit(number, prompt_token_ids, sampling, priority, tier, encoded)
@@ -157,13 +168,15 @@ class FleetClient:
             return
         now = self._now()
         with self.metrics.deciding():
-            placed = self.router.placements(now)
-        for flight, _, waited_s in placed:
+            placements = self.router.placements(now)
+        for placed in placements:
+            flight = placed.flight
             stream = self._streams[flight.request.request_id]
             link = self._links[flight.replica_id]
             stream.flight, stream.link = flight, link
             stream.context.replica_id = flight.replica_id
-            self.metrics.placed(stream, waited_s)
+            stream.context.decision = placed.decision
+            self.metrics.placed(stream, placed)
             link.submit(stream.submit)
 
     def _expire(self) -> None:
@@ -188,9 +201,11 @@ class FleetClient:
                 welcome.max_num_seqs,
                 welcome.max_model_len,
                 welcome.kv_tokens,
+                member.steps,
             )
         )
-        self.router.on_load(replica_id, self._remote(link, welcome.load))
+        load = self._remote(link, welcome.load, (0, 0, 0))
+        self.router.on_load(replica_id, load, self._now())
         log.info("replica %s of pool %s is up", replica_id, member.pool)
         self._dispatch()
 
@@ -203,11 +218,13 @@ class FleetClient:
             stream = self._by_number.get(output.stream)
             if stream is None or stream.link is not link:
                 continue  # aborted, while these tokens were on their way
-            assert stream.flight is not None
-            self.router.on_tokens(stream.flight, len(output.tokens))
             if stream.note(output.tokens, now):
+                assert stream.flight is not None
                 stream.context.settled = True
+                self.router.on_first_token(stream.flight)
                 self.metrics.first_token(stream, output)
+            elif stream.flight is not None and stream.tokens > stream.flight.predicted:
+                self.router.on_outgrown(stream.flight)
             if output.finish is not None:
                 ended.append((stream, output.finish))
                 if output.finish == ERROR:
@@ -226,7 +243,8 @@ class FleetClient:
                 # One that its token limit has cut says nothing of how long replies are.
                 self._end(stream, complete=finish == STOP)
         # The report is of after the step: those that ended in it are no longer in it.
-        self.router.on_load(link.endpoint.replica_id, self._remote(link, step.load))
+        load = self._remote(link, step.load, step.yours)
+        self.router.on_load(link.endpoint.replica_id, load, now)
         if ended:
             self._dispatch()
 
@@ -293,10 +311,12 @@ class FleetClient:
             for replica in self.router.fleet
         )
 
-    def _remote(self, link: EngineLink, load: Load) -> RemoteLoad:
+    def _remote(self, link: EngineLink, load: Load, ours: tuple[int, int, int]) -> RemoteLoad:
         """A replica that has left the directory gets nothing new, whatever it says itself."""
         draining = load.draining or link.endpoint.replica_id not in self._members
-        return RemoteLoad(load.running, load.waiting, load.kv_use, load.step_s, draining)
+        return RemoteLoad(
+            load.running, load.waiting, load.kv_use, load.step_s, draining, load.by_tier, ours
+        )
 
     @staticmethod
     def _now() -> float:

@@ -5,19 +5,45 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cluster.config import TIERS, TriremeConfig
+from cluster.config import TIERS, PoolConfig, Tier, TierConfig, TriremeConfig
 from cluster.ops import OpsListener, exposition_off_loop
+from cluster.steptime import StepModel, step_model
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
 from deployments.engine.channel.client import Endpoint, LinkSettings
+from deployments.engine.simulated import step_times
 from deployments.gateway.context import RequestContext
 from deployments.gateway.door import Door, Limits
 from deployments.gateway.fleet_client import FleetClient, Member
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.model_core import ModelCore
 from deployments.gateway.settings import GatewaySettings
-from deployments.router import LogNormal, QueueLimits, Router, TierPolicy, served_names
+from deployments.router import (
+    BrownOut,
+    LogNormal,
+    QueueLimits,
+    Router,
+    Slo,
+    TierPolicy,
+    served_names,
+)
 from deployments.sources import local_source
+
+REFERENCE_GPU = "H200"
+
+
+def step_model_of(pool: PoolConfig) -> StepModel:
+    """What the router expects a step of the pool's replicas to take.
+
+    Where the GPU is unknown or was not measured (a CPU, say), the shape of an H200's: the measured
+    pace corrects its scale.
+    """
+    if pool.engine == "simulated":
+        return step_times(pool.simulated, pool.tensor_parallel_size)
+    found = step_model(pool.gpu_type or REFERENCE_GPU, pool.tensor_parallel_size)
+    found = found or step_model(REFERENCE_GPU, pool.tensor_parallel_size)
+    assert found is not None  # the reference was measured at every size
+    return found
 
 
 def make_router(config: TriremeConfig) -> Router:
@@ -32,10 +58,21 @@ def make_router(config: TriremeConfig) -> Router:
             LogNormal.from_mean(
                 config.tiers.of(tier).prior_output_tokens_mean, config.tiers.of(tier).prior_sigma
             ),
+            Slo(config.tiers.of(tier).slo.ttft_s, config.tiers.of(tier).slo.tpot_ms / 1000.0),
+            _brown_out_of(config.tiers.of(tier)),
         )
         for tier in TIERS
     }
-    return Router(tuple(model.name for model in config.models), tiers)
+    models = tuple(model.name for model in config.models)
+    routing = config.router
+    return Router(
+        models, tiers, routing.policy, routing.shadow, tenant_weights=routing.tenant_weights
+    )
+
+
+def _brown_out_of(tier: TierConfig) -> BrownOut | None:
+    settings = tier.brown_out
+    return None if settings is None else BrownOut(settings.to, settings.above_wait_s)
 
 
 class Gateway:
@@ -63,7 +100,9 @@ class Gateway:
             ),
             self.metrics,
         )
-        self.ops = OpsListener(self.metrics.metrics.registry, self.status)
+        self.ops = OpsListener(
+            self.metrics.metrics.registry, self.status, {"/decisions": self.decisions}
+        )
         self.app: Door | None = None
 
     async def start(self) -> None:
@@ -94,6 +133,7 @@ class Gateway:
             ready=self.ready,
             metrics=lambda: exposition_off_loop(self.metrics.metrics.registry),
             clock=asyncio.get_running_loop().time,
+            tier_to_serve=self._tier_to_serve,
             on_done=self._done,
         )
         self.fleet.start()
@@ -113,6 +153,7 @@ class Gateway:
                     pool.name,
                     frozenset(pool.tiers),
                     frozenset(pool.lends_to),
+                    step_model_of(pool),
                 )
             )
         self.fleet.update_members(members)
@@ -120,6 +161,10 @@ class Gateway:
     def ready(self) -> bool:
         """Whether every model has at least one healthy replica."""
         return all(self.fleet.ready_for(model.name) for model in self._config.models)
+
+    def _tier_to_serve(self, model: str, tier: Tier) -> Tier:
+        now = asyncio.get_running_loop().time()
+        return self.fleet.router.tier_to_serve(model, tier, now)
 
     def _done(self, context: RequestContext, status: int) -> None:
         self.metrics.request_done(context.model or "unknown", context.tier, _outcome(status))
@@ -150,7 +195,8 @@ class Gateway:
                     "model": replica.traits.model,
                     "pool": replica.traits.pool,
                     "in_flight": len(replica.flights),
-                    "of_others": replica.others,
+                    "of_others": round(sum(replica.others)),
+                    "step_ms": round(1000.0 * replica.load.step_s, 2),
                     "tiers": {
                         tier: sum(f.request.tier == tier for f in replica.flights.values())
                         for tier in TIERS
@@ -161,6 +207,10 @@ class Gateway:
             ],
             "ops_url": self.ops.url,
         }
+
+    def decisions(self) -> list[dict[str, object]]:
+        """The last placements with their reasons, the newest first."""
+        return [decision.as_dict() for decision in self.fleet.router.decisions]
 
     async def stop(self) -> None:
         await self.ops.stop()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -11,7 +11,8 @@ from cluster.config import TIERS, Tier
 from cluster.metrics import GATEWAY_METRICS, Metrics
 from deployments.engine.channel.frames import Output
 from deployments.gateway.streams import Stream
-from deployments.router import Router
+from deployments.router import Placed, Router
+from deployments.router.shadow import ShadowCount
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class FleetMetrics:
     def __init__(self, models: tuple[str, ...], pools: tuple[tuple[str, str], ...]) -> None:
         self.metrics = Metrics(GATEWAY_METRICS)
         self.reconnects = self.metrics.counter("trireme_channel_reconnects")
+        self._placements = self.metrics.counter("trireme_placements")
+        self._shadow = self.metrics.counter("trireme_shadow_decisions")
+        self._shadow_seen = ShadowCount()
         self._decisions = self.metrics.histogram("trireme_router_decision_seconds")
         self._requests = self.metrics.counter("trireme_requests")
         self._retries = self.metrics.counter("trireme_retried_generations")
@@ -76,10 +80,12 @@ class FleetMetrics:
         yield
         self._decisions.observe(time.perf_counter() - started)
 
-    def placed(self, stream: Stream, waited_s: float) -> None:
+    def placed(self, stream: Stream, placed: Placed) -> None:
         tier = self._of(stream)
         tier.in_flight.inc()
-        tier.queue_wait.observe(waited_s)
+        tier.queue_wait.observe(placed.waited_s)
+        verdict = placed.decision.choice.verdict.name.lower()
+        self._placements.labels(stream.request.model, stream.request.tier, verdict).inc()
         tier.prompt.inc(stream.request.prompt_tokens)
 
     def retried(self, stream: Stream, cause: str) -> None:
@@ -119,6 +125,22 @@ class FleetMetrics:
             counts[key] = counts.get(key, 0) + 1
         for key, gauge in self._replicas.items():
             gauge.set(counts[key])
+        if router.shadow is not None:
+            self._observe_shadow(router.shadow.count)
+        self._observe_coverage(router)
+
+    def _observe_shadow(self, count: ShadowCount) -> None:
+        seen, self._shadow_seen = self._shadow_seen, replace(count)
+        differing = count.differing - seen.differing
+        self._shadow.labels("other").inc(differing)
+        self._shadow.labels("same").inc(count.decisions - seen.decisions - differing)
+        self.metrics.gauge("trireme_shadow_gain_seconds").set(count.regret_s)
+
+    def _observe_coverage(self, router: Router) -> None:
+        gauge = self.metrics.gauge("trireme_prediction_coverage_ratio")
+        for tier in TIERS:
+            for level, share in router.predictor.calibration.coverage(tier).items():
+                gauge.labels(tier, str(level)).set(share)
 
     def request_done(self, model: str, tier: Tier, outcome: str) -> None:
         self._requests.labels(model, tier, outcome).inc()

@@ -159,8 +159,12 @@ class Reply:
         named = {"x-request-id": self._context.request_id}
         if self._context.model:
             named["x-trireme-tier"] = self._context.tier
+        if self._context.asked_tier is not None:
+            named["x-trireme-asked-tier"] = self._context.asked_tier
         if self._context.replica_id is not None:
             named["x-trireme-replica"] = self._context.replica_id
+        if self._context.explain and self._context.decision is not None:
+            named["x-trireme-decision"] = self._context.decision.line()
         return named
 
     def _complete(self, status: int) -> None:

@@ -81,6 +81,8 @@ class Stream:
         if first:
             self.first_token_s = now
         self.tokens += len(tokens)
+        if self.flight is not None:
+            self.flight.emitted = self.tokens
         self.last_token_s = now
         if self.watch is not None:
             before = self.watch.feed(tokens)

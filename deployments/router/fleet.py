@@ -4,44 +4,69 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cluster.config import Tier
+from cluster.config import TIERS, Tier
+from cluster.steptime import StepModel
+from deployments.router.rate import RateMeter
 
-DEFAULT_STEP_S = 0.02
-"""Step time assumed before a replica has reported one."""
+TIER_INDEX = {tier: index for index, tier in enumerate(TIERS)}
 
-BATCH_EXPONENT = 0.476
-"""Decode step time grows as batch^0.476: fit of gpt-oss-120b on H200 TP1, batch 4 to 64, ±2 %."""
+PACE_MEMORY_S = 5.0
+"""Time constant of a replica's pace: long enough to average over prompts, short against a mix that
+shifts within a minute."""
 
-PREFILL_TOKENS_PER_S = 25_000.0
-"""Prefill rate (gpt-oss-120b, H100 TP1: 23.7k measured by Ray's benchmarks, 39k by llm-d's)."""
+FRESH_S = 2.0
+"""Reports younger than this are taken as they are (frames come every step, at most every 50 ms)."""
+
+PREFILL_MEMORY_S = 10.0
+"""Half-life of the share of time that prompts take."""
+
+MOST_PREFILL = 0.8
+MOST_OTHERS = 16.0
+"""Bounds of that share, and of how many times our own prompts others' are taken for."""
+
+FEW = 8
+"""A step of so few requests is as quick as a replica gets in service."""
 
 
 @dataclass(slots=True)
 class Request:
-    """A generation to be placed. ``request_id`` is unique among those that a router holds."""
+    """A generation to be placed. ``request_id`` is unique among those that a router holds.
+
+    ``blocks`` are chained hashes of the prompt's leading token blocks (see ``prefixes``).
+    ``predicted`` is the expected output in tokens, set at admission.
+    """
 
     request_id: str
     model: str
     tier: Tier
     prompt_tokens: int
     max_tokens: int
+    tenant: str = ""
+    tools: bool = False
+    blocks: tuple[int, ...] = ()
     attempts: int = 0
+    arrived_s: float = 0.0
+    predicted: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Flight:
-    """A request on a replica. ``predicted`` is its expected output in tokens at placement."""
+    """A request on a replica. ``predicted`` is its expected output in tokens, by what is known now.
+
+    ``emitted`` counts the output tokens so far; who follows the stream writes it.
+    """
 
     request: Request
     replica: "Replica" = field(repr=False)
     placed_s: float
     predicted: float
     emitted: int = 0
+    prefilled: bool = False
 
     @property
     def reserved_kv(self) -> float:
         """KV tokens that it is expected to hold at its peak."""
-        return self.request.prompt_tokens + max(self.predicted, float(self.emitted))
+        return self.request.prompt_tokens + self.predicted
 
     @property
     def replica_id(self) -> str:
@@ -60,86 +85,179 @@ class Traits:
     max_num_seqs: int
     max_model_len: int
     kv_tokens: int
+    steps: StepModel
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteLoad:
-    """A replica's own report: requests of all gateways, share of KV in use, mean step time."""
+    """A replica's own report: requests of all gateways, share of KV in use, mean step time.
+
+    ``by_tier`` counts running and waiting requests of each tier, ``ours`` those among them that
+    came from this gateway: so a late report still tells what belongs to others.
+    """
 
     running: int = 0
     waiting: int = 0
     kv_use: float = 0.0
     step_s: float = 0.0
     draining: bool = False
+    by_tier: tuple[int, int, int] = (0, 0, 0)
+    ours: tuple[int, int, int] = (0, 0, 0)
 
 
-@dataclass
 class Replica:
-    """One replica as this gateway sees it. ``others`` counts requests of other gateways.
+    """One replica as this gateway sees it.
 
-    ``others_kv`` are the KV tokens that those held at the last report. ``paced_batch`` is the batch
-    that the reported step time belongs to. ``refusing`` is true from a refusal until the next
-    report.
+    ``own`` and ``others`` count requests by tier: this gateway's at once, other gateways' as of the
+    last report. ``pace`` is how much longer a decode step takes here than the step model says.
+    ``prefill_share`` is the part of the time that goes into prompts, by those placed lately.
+    ``refusing`` is true from a refusal until the next report. ``tiers_here`` has bit i set when
+    requests of tier i are here.
     """
 
-    traits: Traits
-    load: RemoteLoad = field(default_factory=RemoteLoad)
-    flights: dict[str, Flight] = field(default_factory=dict)
-    others: int = 0
-    others_kv: float = 0.0
-    reserved_kv: float = 0.0
-    awaiting_prefill: int = 0
-    paced_batch: int = 1
-    refusing: bool = False
+    __slots__ = (
+        "_paced",
+        "_prefills",
+        "_reported_others",
+        "awaiting_prefill",
+        "flights",
+        "floor_step_s",
+        "in_flight",
+        "kv_left",
+        "load",
+        "next_step_s",
+        "others",
+        "others_kv",
+        "own",
+        "pace",
+        "prefill_share",
+        "prefill_token_s",
+        "refusing",
+        "replica_id",
+        "reported_own",
+        "reported_s",
+        "reserved_kv",
+        "seats",
+        "tiers_here",
+        "traits",
+    )
 
-    @property
-    def in_flight(self) -> int:
-        return len(self.flights) + self.others
-
-    def report(self, load: RemoteLoad) -> None:
-        """Take in a frame's load. What it holds beyond our own requests belongs to others."""
-        self.load = load
+    def __init__(self, traits: Traits) -> None:
+        self.traits = traits
+        self.replica_id = traits.replica_id
+        self.seats = traits.max_num_seqs
+        self.prefill_token_s = traits.steps.prefill_token_s
+        self.load = RemoteLoad()
+        self.flights: dict[str, Flight] = {}
+        self.own = [0, 0, 0]
+        self.others = [0.0, 0.0, 0.0]
+        self._reported_others = (0.0, 0.0, 0.0)
+        self.reported_own = (0, 0, 0)
+        self.reported_s = -math.inf
+        self.others_kv = 0.0
+        self.reserved_kv = 0.0
+        self.awaiting_prefill = 0
         self.refusing = False
-        if load.running > 0:
-            # The report of an engine that has just gone idle still has its last steps' time.
-            self.paced_batch = load.running
-        self.others = max(0, load.running + load.waiting - len(self.flights))
-        # Now, and not when it is asked for: requests placed later hold none of what is reported.
+        self.pace = 1.0
+        self._paced = False
+        self.prefill_share = 0.0
+        self._prefills = RateMeter(PREFILL_MEMORY_S)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Work out what placements read; it changes far less often than it is read."""
+        own, others = self.own, self.others
+        low, medium, high = own[0] + others[0], own[1] + others[1], own[2] + others[2]
+        self.in_flight = low + medium + high
+        self.tiers_here = (low >= 0.5) | (medium >= 0.5) << 1 | (high >= 0.5) << 2
+        steps = self.traits.steps
+        context = self.load.kv_use * self.traits.kv_tokens
+        batch = int(self.in_flight) + 1
+        decode_s = steps.decode_base_s(batch) + steps.kv_token_s * context
+        self.next_step_s = self.pace * decode_s / (1.0 - self.prefill_share)
+        self.floor_step_s = self.pace * steps.decode_base_s(FEW)
+        self.kv_left = self.traits.kv_tokens - self.reserved_kv - self.others_kv
+
+    # -------------------------------------------------------------- reports
+
+    def report(self, load: RemoteLoad, now: float) -> None:
+        """Take in a frame's load. What it holds beyond our own requests belongs to others."""
+        since_s = now - self.reported_s
+        self.load, self.refusing, self.reported_s = load, False, now
+        if load.running > 0 and load.step_s > 0.0:
+            self._note_pace(load, since_s)
+        self._note_prefills(0.0, now)
+        counts, ours = load.by_tier, load.ours
+        low, medium, high = (
+            float(max(0, count - own)) for count, own in zip(counts, ours, strict=True)
+        )
+        others = (low, medium, high)
+        self.reported_own, self._reported_others = ours, others
+        self.others[:] = others
+        total = load.running + load.waiting
         used = load.kv_use * self.traits.kv_tokens
-        self.others_kv = used * self.others / max(1, self.in_flight)
+        self.others_kv = used * sum(others) / total if total else 0.0
+        self._refresh()
 
-    def add(self, flight: Flight) -> None:
-        self.flights[flight.request.request_id] = flight
+    def _note_pace(self, load: RemoteLoad, since_s: float) -> None:
+        steps = self.traits.steps
+        model_s = steps.step_s(load.running, load.kv_use * self.traits.kv_tokens)
+        # The first measured step counts whole: until then the pace is only assumed.
+        weight = 1.0 - math.exp(-since_s / PACE_MEMORY_S) if self._paced else 1.0
+        self._paced = True
+        self.pace += weight * (load.step_s / model_s - self.pace)
+
+    def _note_prefills(self, prefill_s: float, now: float) -> None:
+        """A prompt of so many seconds is to be computed; others' come as ours do."""
+        if prefill_s:
+            self._prefills.add(prefill_s, now)
+        scale = min(MOST_OTHERS, self.in_flight / len(self.flights)) if self.flights else 1.0
+        share = self.pace * scale * self._prefills.per_s(now)
+        self.prefill_share = min(MOST_PREFILL, share)
+
+    def age(self, now: float, growth: tuple[float, float, float]) -> None:
+        """Carry an old report on: others' requests are taken to have grown as ours have.
+
+        ``growth`` is, by tier, this gateway's requests now over those at the last reports.
+        """
+        if now - self.reported_s > FRESH_S and any(self._reported_others):
+            self.others[:] = [
+                count * factor for count, factor in zip(self._reported_others, growth, strict=True)
+            ]
+            self._refresh()
+
+    # -------------------------------------------------------------- our own requests
+
+    def add(self, flight: Flight, uncached_tokens: int, now: float) -> None:
+        """``flight`` goes here; so much of its prompt is not in the cache."""
+        request, steps = flight.request, self.traits.steps
+        self._note_prefills(steps.mixed_s + uncached_tokens * steps.prefill_token_s, now)
+        self.flights[request.request_id] = flight
+        self.own[TIER_INDEX[request.tier]] += 1
         self.reserved_kv += flight.reserved_kv
-        self.awaiting_prefill += flight.request.prompt_tokens
+        self.awaiting_prefill += request.prompt_tokens
+        self._refresh()
 
-    def emitted(self, flight: Flight, tokens: int) -> None:
-        """Book ``tokens`` new output tokens of ``flight``."""
-        if tokens and flight.emitted == 0:
+    def prefilled(self, flight: Flight) -> None:
+        """Its first token has come: the prompt is computed."""
+        if not flight.prefilled:
+            flight.prefilled = True
             self.awaiting_prefill -= flight.request.prompt_tokens
-        before = flight.reserved_kv
-        flight.emitted += tokens
-        if flight.emitted > flight.predicted:
-            self.reserved_kv += flight.reserved_kv - before
+
+    def outgrew(self, flight: Flight, predicted: float) -> None:
+        """It has written more than was expected; now ``predicted`` tokens in all are."""
+        self.reserved_kv += predicted - flight.predicted
+        flight.predicted = predicted
+        self._refresh()
 
     def remove(self, request_id: str) -> Flight | None:
         flight = self.flights.pop(request_id, None)
         if flight is not None:
             self.reserved_kv -= flight.reserved_kv
-            if flight.emitted == 0:
-                self.awaiting_prefill -= flight.request.prompt_tokens
+            self.own[TIER_INDEX[flight.request.tier]] -= 1
+            self.prefilled(flight)
+            self._refresh()
         return flight
-
-    @property
-    def unit_step_s(self) -> float | None:
-        """Seconds of a decode step of one request, from its reports; None before the first step."""
-        if self.load.step_s <= 0.0:
-            return None
-        return self.load.step_s / math.pow(self.paced_batch, BATCH_EXPONENT)
-
-    def kv_room(self) -> float:
-        """KV tokens that no running request is expected to need."""
-        return self.traits.kv_tokens - self.reserved_kv - self.others_kv
 
 
 class Fleet:
@@ -147,6 +265,9 @@ class Fleet:
 
     def __init__(self) -> None:
         self._replicas: dict[str, Replica] = {}
+        self._open: dict[tuple[str, Tier], list[Replica]] = {}
+        self._shared: dict[str, bool] = {}
+        self._aged_s = -math.inf
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
@@ -162,17 +283,65 @@ class Fleet:
         if traits.replica_id in self._replicas:
             raise ValueError(f"replica {traits.replica_id} is already in the fleet")
         replica = self._replicas[traits.replica_id] = Replica(traits)
+        self._forget_open()
         return replica
 
     def leave(self, replica_id: str) -> Replica | None:
+        self._forget_open()
         return self._replicas.pop(replica_id, None)
 
+    def report(self, replica_id: str, load: RemoteLoad, now: float) -> None:
+        replica = self._replicas.get(replica_id)
+        if replica is None:
+            return
+        if load.draining != replica.load.draining:
+            self._forget_open()
+        replica.report(load, now)
+
     def open_to(self, model: str, tier: Tier) -> list[Replica]:
-        """Replicas of ``model`` that take ``tier`` and are not draining."""
-        return [
-            replica
-            for replica in self._replicas.values()
-            if replica.traits.model == model
-            and not replica.load.draining
-            and (tier in replica.traits.tiers or tier in replica.traits.lends_to)
-        ]
+        """Replicas of ``model`` that take ``tier`` and are not draining, in the order of their ids.
+
+        The caller must not change the list.
+        """
+        found = self._open.get((model, tier))
+        if found is None:
+            found = self._open[model, tier] = sorted(
+                (
+                    replica
+                    for replica in self._replicas.values()
+                    if replica.traits.model == model
+                    and not replica.load.draining
+                    and (tier in replica.traits.tiers or tier in replica.traits.lends_to)
+                ),
+                key=lambda replica: replica.traits.replica_id,
+            )
+        return found
+
+    def shared(self, model: str) -> bool:
+        """Whether all tiers may use the same replicas of ``model``."""
+        found = self._shared.get(model)
+        if found is None:
+            low, medium, high = (self.open_to(model, tier) for tier in TIERS)
+            found = self._shared[model] = low == medium == high
+        return found
+
+    def _forget_open(self) -> None:
+        self._open.clear()
+        self._shared.clear()
+
+    def age_reports(self, now: float) -> None:
+        """Carry old reports on, at most twice a second."""
+        if now - self._aged_s < 0.5:
+            return
+        self._aged_s = now
+        stale = [each for each in self._replicas.values() if now - each.reported_s > FRESH_S]
+        if not stale:
+            return
+        growth = []
+        for index in range(3):
+            before = sum(each.reported_own[index] for each in stale)
+            current = sum(each.own[index] for each in stale)
+            # Of few requests the ratio is noise.
+            growth.append(min(4.0, max(0.25, (current + 4.0) / (before + 4.0))))
+        for replica in stale:
+            replica.age(now, (growth[0], growth[1], growth[2]))

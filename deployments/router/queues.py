@@ -1,11 +1,20 @@
-"""Requests that wait for a replica: bounded per tier, served by earliest deadline."""
+"""Requests that wait for a replica: bounded per tier, shared fairly between tenants."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.config import Tier
+from deployments.router.fair import Charge, FairQueue, Waiting, work
 from deployments.router.fleet import Request
+
+__all__ = ["QueueLimits", "TierQueues", "Waiting"]
+
+MAX_TENANTS = 4096
+"""Tenants remembered per tier; of more, the one that has been idle for the longest is forgotten."""
+
+QUANTUM = 16_384.0
+"""Work (weighted tokens) by which a tenant may be served ahead of its turn, say where that finds
+its prefix cached: about four requests of the low tier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,91 +26,181 @@ class QueueLimits:
     priority: int
 
 
-@dataclass(slots=True)
-class Waiting:
-    """A queued request. ``due_s`` orders the tiers' heads; at ``expires_s`` it has waited too long.
-
-    Both are the end of the tier's longest wait, except for a request that lost its replica: that
-    one is due at once, and has the whole wait before it again.
-    """
-
-    request: Request
-    since_s: float
-    due_s: float
-    predicted_tokens: float
-    expires_s: float
-
-
 class TierQueues:
-    """One first-come-first-served queue a tier, for one model.
+    """One queue a tier, for one model.
 
-    Over the tiers, the head with the earliest due time goes first: a tier with a short limit is
-    served sooner, and no tier starves, because its head's due time comes closer than all others.
+    Over the tiers, the one whose oldest request is due first goes first: a tier with a short limit
+    is served sooner, and no tier starves, because its due time comes closer than all others.
+    Within a tier, tenants share by the work that they are given: see ``FairQueue``, and there what
+    is guaranteed.
+
+    A request that leaves for a replica is charged to its tenant (``dispatch``). Each charge must
+    be settled (``settle``), or given back by queueing the request again (``push_front``).
     """
 
-    def __init__(self, limits: Mapping[Tier, QueueLimits]) -> None:
+    def __init__(
+        self,
+        limits: Mapping[Tier, QueueLimits],
+        *,
+        weights: Mapping[str, float] | None = None,
+        quantum: float = QUANTUM,
+        max_tenants: int = MAX_TENANTS,
+    ) -> None:
+        """``weights``: the tenants' shares (> 0), 1 where none is given. ``quantum`` is work."""
         self.limits = limits
-        self._queues: dict[Tier, OrderedDict[str, Waiting]] = {
-            tier: OrderedDict() for tier in limits
-        }
+        self._quantum = quantum
+        self._queues = {tier: FairQueue(weights or {}, max_tenants) for tier in limits}
         self._tier_of: dict[str, Tier] = {}
+        self._charges: dict[str, tuple[FairQueue, Charge]] = {}
 
     def __len__(self) -> int:
         return len(self._tier_of)
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._tier_of
+
+    @property
+    def unsettled(self) -> int:
+        """Requests that were dispatched and have not ended."""
+        return len(self._charges)
+
     def length(self, tier: Tier) -> int:
         return len(self._queues[tier])
+
+    def tenants(self, tier: Tier) -> int:
+        """Tenants that the tier remembers."""
+        return self._queues[tier].tenants
+
+    def counter(self, tier: Tier, tenant: str) -> float:
+        """Work that the tenant was given, over its weight; meaningful against another tenant's."""
+        return self._queues[tier].counter(tenant)
 
     def is_full(self, tier: Tier) -> bool:
         return self.length(tier) >= self.limits[tier].max_queued
 
     def oldest_wait_s(self, tier: Tier, now: float) -> float:
-        head = next(iter(self._queues[tier].values()), None)
-        return 0.0 if head is None else now - head.since_s
+        queue = self._queues[tier]
+        oldest = next(iter(queue.arrivals.values()), None) or next(iter(queue.front.values()), None)
+        return 0.0 if oldest is None else now - oldest.since_s
 
-    def tokens_before(self, due_s: float) -> float:
-        """Predicted output tokens of everything that is served before ``due_s``."""
-        return sum(
-            waiting.predicted_tokens
-            for queue in self._queues.values()
-            for waiting in queue.values()
-            if waiting.due_s <= due_s
-        )
+    # -------------------------------------------------------------- what waits
 
     def push(self, request: Request, predicted_tokens: float, now: float) -> None:
-        """Queue a new request at the end."""
+        """Queue a new request behind its tenant's others."""
         end_s = now + self.limits[request.tier].max_wait_s
-        self._add(Waiting(request, now, end_s, predicted_tokens, end_s))
+        self._tier_of[request.request_id] = request.tier
+        self._queues[request.tier].push(Waiting(request, now, end_s, predicted_tokens, end_s))
 
     def push_front(self, request: Request, predicted_tokens: float, now: float) -> None:
-        """Queue a request that has lost its replica: it has waited its turn already."""
+        """Queue a request that has lost its replica before all others of its tier: it has waited
+        its turn already. What its tenant was charged is given back."""
         end_s = now + self.limits[request.tier].max_wait_s
-        self._add(Waiting(request, now, now, predicted_tokens, end_s))
-        self._queues[request.tier].move_to_end(request.request_id, last=False)
-
-    def _add(self, waiting: Waiting) -> None:
-        request = waiting.request
-        self._queues[request.tier][request.request_id] = waiting
+        self._settle_work(request.request_id, 0.0)
         self._tier_of[request.request_id] = request.tier
-
-    def heads(self) -> list[Waiting]:
-        """The first of each tier, earliest due time first."""
-        heads = [next(iter(queue.values())) for queue in self._queues.values() if queue]
-        return sorted(heads, key=lambda waiting: waiting.due_s)
+        self._queues[request.tier].push_front(Waiting(request, now, now, predicted_tokens, end_s))
 
     def remove(self, request_id: str) -> Waiting | None:
+        """Take out a request that will not be served (it was cancelled, say)."""
         tier = self._tier_of.pop(request_id, None)
-        return None if tier is None else self._queues[tier].pop(request_id)
+        return None if tier is None else self._queues[tier].remove(request_id)
 
     def expired(self, now: float) -> list[Waiting]:
-        """Take out what has waited longer than its tier allows."""
-        gone = []
+        """Take out what has waited longer than its tier allows, in the order in which it came."""
+        gone: list[Waiting] = []
         for queue in self._queues.values():
-            for waiting in queue.values():
-                if waiting.expires_s <= now:
+            # The latest of those put back is the first; so both lists end where one still may wait.
+            for line in (queue.arrivals.values(), reversed(queue.front.values())):
+                for waiting in line:
+                    if waiting.expires_s > now:
+                        break
                     gone.append(waiting)
-                elif waiting.due_s == waiting.expires_s:
-                    break  # an ordinary one: all behind it came later
         for waiting in gone:
             self.remove(waiting.request.request_id)
         return gone
+
+    # -------------------------------------------------------------- whose turn it is
+
+    def heads(self, tier: Tier | None = None, k: int = 1) -> list[Waiting]:
+        """Of a tier, up to ``k`` requests of different tenants, of which any may go next.
+
+        The first is the one whose turn it is. To take another (because that finds its prefix
+        cached, or because the first finds no room) is fair up to the quantum: tenants further
+        ahead are not among them. A retried request stands alone.
+
+        Without a tier: the first of each, that of the tier which is due earliest first.
+        """
+        if tier is not None:
+            return self._queues[tier].heads(k, self._quantum)
+        return [self._queues[each].heads(1, 0.0)[0] for each in self.due()]
+
+    def due(self) -> list[Tier]:
+        """The tiers in which something waits, by when their oldest request is due."""
+        firsts: list[tuple[float, int, Tier]] = []
+        for tier, queue in self._queues.items():
+            first = next(iter(queue.front.values()), None) or next(
+                iter(queue.arrivals.values()), None
+            )
+            if first is not None:
+                firsts.append((first.due_s, len(firsts), tier))
+        return [tier for _, _, tier in sorted(firsts)]
+
+    def crowded_out(self, request: Request) -> Waiting | None:
+        """Which request should make room in a full tier for ``request``: the last one of the tenant
+        that has the most queued for its weight. None if that is the request's own tenant.
+
+        Without this, a tenant that fills the queue would shut out all others.
+        """
+        return self._queues[request.tier].longest(request.tenant)
+
+    # -------------------------------------------------------------- work
+
+    def dispatch(
+        self, request_id: str, predicted_tokens: float, *, cached_tokens: int = 0
+    ) -> Waiting | None:
+        """Take out a request that goes to a replica, and charge its tenant with the predicted work.
+
+        Prompt tokens found in the replica's prefix cache are no work."""
+        tier = self._tier_of.pop(request_id, None)
+        if tier is None:
+            return None
+        queue = self._queues[tier]
+        # Charged before it leaves: the counter with which a tenant becomes idle has its last work.
+        waiting = queue.front.get(request_id) or queue.arrivals[request_id]
+        uncached = max(0, waiting.request.prompt_tokens - cached_tokens)
+        self._charges[request_id] = queue, queue.charge(waiting, predicted_tokens, uncached)
+        return queue.remove(request_id)
+
+    def settle(self, request_id: str, output_tokens: int) -> None:
+        """A dispatched request is over, with so many tokens written: charge what it really took.
+
+        Does nothing for a request that was not dispatched, or is settled."""
+        entry = self._charges.get(request_id)
+        if entry is not None:
+            self._settle_work(request_id, work(entry[1].prompt_tokens, output_tokens))
+
+    def _settle_work(self, request_id: str, real_work: float) -> None:
+        entry = self._charges.pop(request_id, None)
+        if entry is not None:
+            queue, charge = entry
+            queue.settle(charge, real_work)
+
+    def work_before(self, request: Request) -> float:
+        """Predicted work (prompt tokens + 2 · output tokens) that its tier would dispatch before
+        ``request``, if that came now. Less than all that is queued for a tenant with a small
+        share of it. O(backlogged tenants)."""
+        return self._queues[request.tier].work_before(request.tenant)
+
+    def tokens_before(self, due_s: float) -> float:
+        """Predicted output tokens of everything that is due by ``due_s``, in all tiers."""
+        total = 0.0
+        for queue in self._queues.values():
+            newest = next(reversed(queue.arrivals.values()), None)
+            if newest is not None and newest.due_s <= due_s:
+                total += queue.predicted_tokens  # those in front are always due
+                continue
+            total += sum(waiting.predicted_tokens for waiting in queue.front.values())
+            for waiting in queue.arrivals.values():
+                if waiting.due_s > due_s:
+                    break
+                total += waiting.predicted_tokens
+        return total

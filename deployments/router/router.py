@@ -8,12 +8,15 @@ arrive, ``on_replica_lost`` when a connection breaks. Nothing here waits or does
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.config import Tier
+from cluster.config import PolicyName, Tier
+from deployments.router.capacity import Slo
+from deployments.router.decisions import Decision, Decisions
 from deployments.router.fleet import Fleet, Flight, RemoteLoad, Replica, Request, Traits
-from deployments.router.placement import Placement, place
-from deployments.router.predict import LengthPredictor, LogNormal
+from deployments.router.policies import Choice, make_policy
+from deployments.router.predict import Key, LengthPredictor, LogNormal
 from deployments.router.queues import QueueLimits, TierQueues, Waiting
 from deployments.router.rate import RateMeter
+from deployments.router.shadow import Shadow
 
 MAX_ATTEMPTS = 3
 """A request that loses so many replicas before its first token is given up: it may be the cause."""
@@ -22,12 +25,30 @@ MAX_RETRY_AFTER_S = 120.0
 """OpenAI's clients do not retry at all when told to wait longer."""
 
 
+HEADS = 4
+"""Tenants among whose next requests a placement may choose for a cache hit or for room."""
+
+EVIDENT_WAIT = 0.25
+"""A wait is predicted to be too long only when the head has waited this share of the limit: a rate
+of placements alone, after an idle hour, says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrownOut:
+    """Serve at tier ``to`` while the oldest request has waited ``above_wait_s``."""
+
+    to: Tier
+    above_wait_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class TierPolicy:
-    """A tier's queue bounds and length prior, from the configuration."""
+    """A tier's queue bounds, length prior and objectives, from the configuration."""
 
     limits: QueueLimits
     prior: LogNormal
+    slo: Slo
+    brown_out: BrownOut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +72,47 @@ class Lost:
     failed: tuple[Flight, ...]
 
 
-class Router:
-    """See the module's text. ``models`` are the served models; requests for others are a bug."""
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A request has been put on a replica."""
 
-    def __init__(self, models: tuple[str, ...], tiers: Mapping[Tier, TierPolicy]) -> None:
+    flight: Flight
+    decision: Decision
+
+    @property
+    def waited_s(self) -> float:
+        return self.decision.waited_s
+
+
+class Router:
+    """See the module's text. ``models`` are the served models; requests for others are a bug.
+
+    ``shadow`` names a second policy that is compared with ``policy`` and never obeyed.
+    ``tenant_weights`` are shares of a queue, 1 where none is given.
+    """
+
+    def __init__(
+        self,
+        models: tuple[str, ...],
+        tiers: Mapping[Tier, TierPolicy],
+        policy: PolicyName = "effort",
+        shadow: PolicyName | None = None,
+        *,
+        tenant_weights: Mapping[str, float] | None = None,
+    ) -> None:
         self.fleet = Fleet()
-        self.predictor = LengthPredictor({tier: policy.prior for tier, policy in tiers.items()})
-        limits = {tier: policy.limits for tier, policy in tiers.items()}
-        self.queues = {model: TierQueues(limits) for model in models}
+        self.predictor = LengthPredictor({tier: each.prior for tier, each in tiers.items()})
+        slos = {tier: each.slo for tier, each in tiers.items()}
+        self.policy = make_policy(policy, slos)
+        self.shadow = None if shadow is None else Shadow(make_policy(shadow, slos))
+        self.decisions = Decisions()
+        limits = {tier: each.limits for tier, each in tiers.items()}
+        self.queues = {model: TierQueues(limits, weights=tenant_weights) for model in models}
+        self._brown_outs = {tier: each.brown_out for tier, each in tiers.items()}
         self.rates = {model: RateMeter() for model in models}
+        self._dispatched = {(model, tier): RateMeter() for model in models for tier in tiers}
         self._flights: dict[str, Flight] = {}
+        self._displaced: list[tuple[Waiting, Refusal]] = []
 
     def priority(self, tier: Tier, model: str) -> int:
         """The engine priority of a tier (lower runs first)."""
@@ -74,69 +126,141 @@ class Router:
     # -------------------------------------------------------------- a request's life
 
     def admit(self, request: Request, now: float) -> Refusal | None:
-        """Take the request into its tier's queue, or refuse it when that is full."""
+        """Take the request into its tier's queue, or refuse it.
+
+        It is refused when it would wait longer than its tier allows, or when the tier's queue is
+        full. In a full queue the tenant that holds most of it makes room for another: its last
+        request then comes out of ``expired``.
+        """
         queue = self.queues[request.model]
-        if queue.is_full(request.tier):
+        request.arrived_s = now
+        request.predicted = self.predictor.expected(self._key(request), request.max_tokens)
+        self.policy.note(request, now)
+        if self.shadow is not None:
+            self.shadow.policy.note(request, now)
+        if queue.length(request.tier) and self._hopeless(request, now):
             return self._refusal(request, now)
-        queue.push(request, self.predictor.expected(request.tier, request.max_tokens), now)
+        if queue.is_full(request.tier):
+            last = queue.crowded_out(request)
+            if last is None:
+                return self._refusal(request, now)
+            queue.remove(last.request.request_id)
+            self._displaced.append((last, self._refusal(last.request, now)))
+        queue.push(request, request.predicted, now)
         return None
 
-    def place(self, request: Request, now: float) -> Placement | None:
+    def tier_to_serve(self, model: str, tier: Tier, now: float) -> Tier:
+        """The tier itself, or the lower one that takes its place while it is overloaded."""
+        brown_out = self._brown_outs[tier]
+        if brown_out is None:
+            return tier
+        waited_s = self.queues[model].oldest_wait_s(tier, now)
+        return brown_out.to if waited_s >= brown_out.above_wait_s else tier
+
+    def place(self, request: Request, now: float) -> Placed | None:
         """Put a queued request on the best replica, or leave it while none has room."""
-        placement = place(request, self.fleet, self.predictor)
-        if placement is None:
-            return None
-        self.queues[request.model].remove(request.request_id)
-        replica = self.fleet.get(placement.chosen.replica_id)
-        assert replica is not None
+        choice = self.policy.choose(request, self.fleet, now)
+        return None if choice is None else self._put(request, choice, now)
+
+    def _put(self, request: Request, choice: Choice, now: float) -> Placed:
+        queue, replica = self.queues[request.model], choice.replica
+        waiting = queue.dispatch(
+            request.request_id, request.predicted, cached_tokens=choice.cached_tokens
+        )
+        assert waiting is not None
+        if self.shadow is not None:
+            self.shadow.compare(request, self.fleet, choice, now)
+            self.shadow.placed(request, replica, now)
+        self.policy.placed(request, replica, now)
+        self._dispatched[request.model, request.tier].add(waiting.work, now)
         request.attempts += 1
-        flight = Flight(request, replica, now, placement.predicted_tokens)
+        flight = Flight(request, replica, now, request.predicted)
         self._flights[request.request_id] = flight
-        replica.add(flight)
-        return placement
+        replica.add(flight, max(0, request.prompt_tokens - choice.cached_tokens), now)
+        decision = Decision(
+            request.request_id,
+            request.model,
+            request.tier,
+            self.policy.name,
+            now,
+            now - waiting.since_s,
+            request.prompt_tokens,
+            request.predicted,
+            choice,
+        )
+        self.decisions.add(decision)
+        return Placed(flight, decision)
 
-    def placements(self, now: float) -> list[tuple[Flight, Placement, float]]:
-        """Place what can be placed, in the queues' order: (flight, why, seconds waited).
+    def placements(self, now: float) -> list[Placed]:
+        """Place what can be placed, in the queues' order.
 
-        A tier whose head finds no room holds its own line only.
+        A tier of which nothing finds room holds its own line only.
         """
-        placed = []
+        self.fleet.age_reports(now)
+        placed: list[Placed] = []
         for queue in self.queues.values():
             blocked: set[Tier] = set()
-            while head := next((h for h in queue.heads() if h.request.tier not in blocked), None):
-                placement = self.place(head.request, now)
-                if placement is None:
-                    blocked.add(head.request.tier)
-                    continue
-                flight = self._flights[head.request.request_id]
-                placed.append((flight, placement, now - head.since_s))
+            while len(queue):
+                tier = next((each for each in queue.due() if each not in blocked), None)
+                if tier is None:
+                    break
+                found = self._next(queue, tier, now)
+                if found is None:
+                    blocked.add(tier)
+                else:
+                    placed.append(self._put(*found, now))
         return placed
 
+    def _next(self, queue: TierQueues, tier: Tier, now: float) -> tuple[Request, Choice] | None:
+        """Whose turn it is and where it goes: of the tenants that may go next, the one that finds
+        most of its prompt cached, else the first that finds room."""
+        best: tuple[Request, Choice] | None = None
+        for waiting in queue.heads(tier, HEADS):
+            request = waiting.request
+            choice = self.policy.choose(request, self.fleet, now)
+            if choice is not None and (
+                best is None or choice.cached_tokens > best[1].cached_tokens
+            ):
+                best = request, choice
+        return best
+
     def expired(self, now: float) -> list[tuple[Waiting, Refusal]]:
-        """Take out what has waited longer than its tier allows."""
-        return [
+        """Take out what has waited longer than its tier allows, or had to make room."""
+        displaced, self._displaced = self._displaced, []
+        return displaced + [
             (waiting, self._refusal(waiting.request, now))
             for queue in self.queues.values()
             for waiting in queue.expired(now)
         ]
 
     @staticmethod
-    def on_tokens(flight: Flight, tokens: int) -> None:
-        """``tokens`` more output tokens have come. (Takes the flight: this runs for each token.)"""
-        flight.replica.emitted(flight, tokens)
+    def on_first_token(flight: Flight) -> None:
+        """The prompt is computed; ``emitted`` counts from here on, kept by who follows it."""
+        flight.replica.prefilled(flight)
+
+    def on_outgrown(self, flight: Flight) -> None:
+        """``emitted`` has passed ``predicted``: expect what such a request still writes."""
+        request = flight.request
+        left = self.predictor.remaining(self._key(request), flight.emitted, request.max_tokens)
+        flight.replica.outgrew(flight, flight.emitted + left)
 
     def on_finished(self, request_id: str, now: float, *, complete: bool) -> Flight | None:
-        """The request is over, wherever it was. ``complete``: it ended by itself, so its length
-        is worth learning. Returns the flight if it had been placed."""
+        """The request is over, wherever it was. ``complete``: it ended by itself; the length of one
+        that was cut counts as a lower bound. Returns the flight if it had been placed."""
         for queue in self.queues.values():
             queue.remove(request_id)
+        self._displaced = [
+            each for each in self._displaced if each[0].request.request_id != request_id
+        ]
         flight = self._flights.pop(request_id, None)
         if flight is None:
             return None
         flight.replica.remove(request_id)
-        self.rates[flight.request.model].add(flight.emitted, now)
-        if complete:
-            self.predictor.learn(flight.request.tier, flight.emitted)
+        request, emitted = flight.request, flight.emitted
+        self.queues[request.model].settle(request_id, emitted)
+        self.rates[request.model].add(emitted, now)
+        if emitted:
+            self.predictor.learn(self._key(request), emitted, complete=complete)
         return flight
 
     def on_refused(self, request_id: str, now: float) -> Request | None:
@@ -150,38 +274,56 @@ class Router:
             return None
         flight.replica.remove(request_id)
         flight.replica.refusing = True
-        if flight.request.attempts >= MAX_ATTEMPTS:
+        queue, request = self.queues[flight.request.model], flight.request
+        if request.attempts >= MAX_ATTEMPTS:
+            queue.settle(request_id, 0)
             return None
-        self.queues[flight.request.model].push_front(flight.request, flight.predicted, now)
-        return flight.request
+        queue.push_front(request, request.predicted, now)
+        return request
 
     # -------------------------------------------------------------- the fleet
 
     def on_replica_joined(self, traits: Traits) -> Replica:
         return self.fleet.join(traits)
 
-    def on_load(self, replica_id: str, load: RemoteLoad) -> None:
-        replica = self.fleet.get(replica_id)
-        if replica is not None:
-            replica.report(load)
+    def on_load(self, replica_id: str, load: RemoteLoad, now: float) -> None:
+        self.fleet.report(replica_id, load, now)
 
     def on_replica_lost(self, replica_id: str, now: float) -> Lost:
         """The replica is gone. Requests without a token yet are queued again, at the head."""
         replica = self.fleet.leave(replica_id)
         if replica is None:
             return Lost((), ())
+        self.policy.lost(replica_id)
+        if self.shadow is not None:
+            self.shadow.policy.lost(replica_id)
         retried, failed = [], []
         for flight in reversed(list(replica.flights.values())):
             del self._flights[flight.request.request_id]
-            if flight.emitted or flight.request.attempts >= MAX_ATTEMPTS:
+            queue, request = self.queues[flight.request.model], flight.request
+            if flight.emitted or request.attempts >= MAX_ATTEMPTS:
+                queue.settle(request.request_id, flight.emitted)
                 failed.append(flight)
             else:
-                queue = self.queues[flight.request.model]
-                queue.push_front(flight.request, flight.predicted, now)
-                retried.append(flight.request)
+                queue.push_front(request, request.predicted, now)
+                retried.append(request)
         return Lost(tuple(retried), tuple(failed))
 
     # -------------------------------------------------------------- overload
+
+    def _key(self, request: Request) -> Key:
+        return self.predictor.key(
+            request.tier, request.tools, request.prompt_tokens, request.tenant
+        )
+
+    def _hopeless(self, request: Request, now: float) -> bool:
+        """Whether it would, as things go, wait in vain."""
+        queue = self.queues[request.model]
+        limit_s = queue.limits[request.tier].max_wait_s
+        if queue.oldest_wait_s(request.tier, now) < EVIDENT_WAIT * limit_s:
+            return False
+        rate = self._dispatched[request.model, request.tier].per_s(now)
+        return queue.work_before(request) > rate * limit_s
 
     def _refusal(self, request: Request, now: float) -> Refusal:
         queue = self.queues[request.model]

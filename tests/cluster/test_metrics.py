@@ -13,7 +13,7 @@ TABLES = {"gateway": GATEWAY_METRICS, "engine": ENGINE_METRICS}
 ROWS = [row for table in TABLES.values() for row in table]
 KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 UNIT_ENDINGS = {"seconds": "_seconds", "ratio": "_ratio", "tokens": "_tokens"}
-LABELS = {"model", "tier", "pool", "outcome", "channel", "cause"}
+LABELS = {"model", "tier", "pool", "outcome", "channel", "cause", "verdict", "quantile"}
 """All of them take values from closed sets or from the configuration."""
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

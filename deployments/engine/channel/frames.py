@@ -74,8 +74,10 @@ class Ping(msgspec.Struct, array_like=True, tag="ping", frozen=True):
 class Load(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """What a replica holds right now; part of every frame that it sends.
 
-    ``step_s`` is a moving average of the engine's step time in seconds, ``steps`` counts engine
-    steps since the start, ``draining`` asks gateways to place nothing new.
+    ``step_s`` is a moving average of the time of the engine's steps in which no prompt ended, in
+    seconds: the pace of decoding. ``steps`` counts engine steps since the start, ``draining`` asks
+    gateways to place nothing new. ``by_tier`` counts what it holds, running or waiting, of each
+    tier in the order of ``TIERS``.
     """
 
     running: int = 0
@@ -85,6 +87,7 @@ class Load(msgspec.Struct, array_like=True, gc=False, frozen=True):
     step_s: float = 0.0
     steps: int = 0
     draining: bool = False
+    by_tier: tuple[int, int, int] = (0, 0, 0)
 
 
 class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
@@ -116,10 +119,14 @@ class Output(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
 
 
 class Step(msgspec.Struct, array_like=True, tag="step", gc=False):
-    """One engine step for all streams of one gateway (or none: then it is a load report)."""
+    """One engine step for all streams of one gateway (or none: then it is a load report).
+
+    ``yours`` counts that gateway's part of ``load.by_tier``.
+    """
 
     load: Load
     outputs: list[Output]
+    yours: tuple[int, int, int] = (0, 0, 0)
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused", frozen=True):

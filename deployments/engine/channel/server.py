@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cluster.config import TIERS
 from deployments.engine.channel.frames import (
     PROTOCOL_VERSION,
     Abort,
@@ -27,6 +28,8 @@ log = logging.getLogger("trireme.channel")
 
 LOAD_NEWS_INTERVAL_S = 0.05
 """Least time between load reports to a gateway that has no tokens to receive."""
+
+_TIER_INDEX: dict[str, int] = {tier: index for index, tier in enumerate(TIERS)}
 
 TOKEN_BYTES = 8
 """Upper estimate of a token's share of a held-back output, for the buffer bound."""
@@ -107,14 +110,16 @@ class ChannelServer:
 
 
 class GatewayConnection(FramedProtocol):
-    """One gateway. ``streams`` are the numbers that it has running on this engine."""
+    """One gateway. ``streams`` has the numbers that it has running on this engine, with their tiers
+    as indices; ``by_tier`` counts them."""
 
     def __init__(self, server: ChannelServer, number: int) -> None:
         super().__init__(server.settings.max_frame_bytes)
         self.server = server
         self.number = number
         self.gateway_id: str | None = None
-        self.streams: set[int] = set()
+        self.streams: dict[int, int] = {}
+        self.by_tier = [0, 0, 0]
         self.last_sent_s = 0.0
         self._held: dict[int, list[Output]] = {}
         self._held_bytes = 0
@@ -166,11 +171,22 @@ class GatewayConnection(FramedProtocol):
         if len(self.streams) >= self.server.settings.max_streams:
             self.refuse(message.stream, "too many streams on this connection", retryable=True)
             return
-        self.streams.add(message.stream)
+        tier = _TIER_INDEX.get(message.tier)
+        if tier is None:
+            self.refuse(message.stream, f"unknown tier {message.tier!r}", retryable=False)
+            return
+        self.streams[message.stream] = tier
+        self.by_tier[tier] += 1
         self.server.handlers.submit(self, message)
 
+    def forget(self, stream: int) -> None:
+        """The stream has ended."""
+        tier = self.streams.pop(stream, None)
+        if tier is not None:
+            self.by_tier[tier] -= 1
+
     def refuse(self, stream: int, message: str, *, retryable: bool) -> None:
-        self.streams.discard(stream)
+        self.forget(stream)
         self.send(encode(Refused(stream, message, retryable)))
 
     def send_step(self, load: Load, outputs: list[Output], now: float) -> None:
@@ -182,7 +198,8 @@ class GatewayConnection(FramedProtocol):
         self.load = load
         if self.writable and not self._held:
             self.last_sent_s = now
-            self.send(encode(Step(load, outputs)))
+            low, medium, high = self.by_tier
+            self.send(encode(Step(load, outputs, (low, medium, high))))
             return
         for output in outputs:
             self._hold(output)

@@ -11,6 +11,7 @@ os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 
 import httpx
 
+from cluster.config import Tier
 from cluster.errors import TriremeError
 from deployments.compat import vllm as compat
 from deployments.gateway.asgi import ASGIApp
@@ -123,6 +124,7 @@ class World:
         self.app = app
         self.done: list[tuple[RequestContext, int]] = []
         self.is_ready = True
+        self.served_instead: dict[Tier, Tier] = {}
         self.door = Door(
             {MODEL: app},
             served_names({MODEL: ("tiny",)}),
@@ -133,6 +135,7 @@ class World:
             metrics=self._metrics,
             clock=asyncio.get_running_loop().time,
             on_done=lambda context, status: self.done.append((context, status)),
+            tier_to_serve=lambda model, tier: self.served_instead.get(tier, tier),
         )
         transport = httpx.ASGITransport(self.door, raise_app_exceptions=True)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
@@ -144,6 +147,7 @@ class World:
         self.core.reset()
         self.done.clear()
         self.is_ready = True
+        self.served_instead = {}
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

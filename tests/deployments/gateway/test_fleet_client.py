@@ -15,6 +15,7 @@ from cluster.errors import (
     ReplicaLost,
     TriremeError,
 )
+from cluster.steptime import StepModel
 from deployments.engine.channel.client import Endpoint
 from deployments.engine.channel.frames import ERROR, LENGTH, STOP, Load, Output, Sampling, Step
 from deployments.engine.host import EngineHost
@@ -23,11 +24,12 @@ from deployments.gateway.context import RequestContext
 from deployments.gateway.fleet_client import FleetClient, Member
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.streams import AnswerWatch, Stream
-from deployments.router import LogNormal, QueueLimits, Router, TierPolicy
+from deployments.router import LogNormal, QueueLimits, Router, Slo, TierPolicy
 from tests.deployments.engine.channel_world import link_settings, quick_engine, server_settings
 
 MODEL, POOL = "gpt-oss-120b", "main"
 LONG = 100_000  # no token limit in practice
+STEPS = StepModel(base_s=0.001, seq_s=0.00027, prefill_token_s=0.0000285)  # a quick engine's
 
 
 @dataclass(eq=False)
@@ -77,7 +79,7 @@ class World:
         await host.start("127.0.0.1")
         self.hosts[name] = host
         endpoint = Endpoint(name, "127.0.0.1", host.port)
-        self.members[name] = Member(endpoint, MODEL, POOL, frozenset(TIERS), frozenset())
+        self.members[name] = Member(endpoint, MODEL, POOL, frozenset(TIERS), frozenset(), STEPS)
         self.client.update_members(self.members.values())
         await until(lambda: self.client.router.fleet.get(name) is not None)
         return host
@@ -128,9 +130,11 @@ class World:
         await until(lambda: not any(host.pending for host in self.hosts.values()))
         client = self.client
         assert client.streams == 0
-        assert all(len(queue) == 0 for queue in client.router.queues.values())
+        for queue in client.router.queues.values():
+            assert (len(queue), queue.unsettled) == (0, 0)
         for replica in client.router.fleet:
             assert not replica.flights
+            assert replica.own == [0, 0, 0]
             assert replica.reserved_kv == pytest.approx(0.0, abs=1e-6)
             assert replica.awaiting_prefill == 0
         assert self.gauge_sum("trireme_requests_in_flight") == 0.0
@@ -140,8 +144,9 @@ class World:
 def make_router(max_queued: int, max_wait_s: float) -> Router:
     means: Mapping[Tier, float] = {"low": 40.0, "medium": 60.0, "high": 90.0}
     limits = QueueLimits(max_queued, max_wait_s, 0)
-    tiers = {tier: TierPolicy(limits, LogNormal.from_mean(means[tier], 0.3)) for tier in TIERS}
-    return Router((MODEL,), tiers)
+    slo = Slo(ttft_s=2.0, tpot_s=0.05)
+    tiers = {tier: TierPolicy(limits, LogNormal.from_mean(means[tier], 0.3), slo) for tier in TIERS}
+    return Router((MODEL,), tiers, shadow="least-requests")
 
 
 @asynccontextmanager
@@ -163,12 +168,12 @@ async def _stop_hosts(made: World) -> None:
 
 def slow_engine(max_num_seqs: int = 16) -> SimulatedEngine:
     """Makes a token every 50 ms: long enough to meet its requests half-way."""
-    return quick_engine(max_num_seqs, base_step_s=0.05)
+    return quick_engine(max_num_seqs, step_ms={"base": 50})
 
 
 def silent_engine(max_num_seqs: int = 16) -> SimulatedEngine:
     """Its first token would come after half a minute."""
-    return quick_engine(max_num_seqs, base_step_s=30.0)
+    return quick_engine(max_num_seqs, step_ms={"base": 30_000})
 
 
 # ------------------------------------------------------------------ generations that go well
@@ -226,17 +231,57 @@ async def test_the_counters_tell_tokens_by_channel_and_the_times_of_every_genera
         await it.until_idle()
 
 
-async def test_a_generation_cut_by_its_token_limit_teaches_the_predictor_nothing() -> None:
+async def test_generations_cut_by_their_token_limit_are_not_taken_for_short_ones() -> None:
     async with world() as it:
         await it.add("a", quick_engine())
-        before = it.client.router.predictor.distribution("high")
-        it.submit("cut", "high", max_tokens=3)
-        await until(lambda: "cut" in it.front_end.finished)
-        assert it.front_end.finished["cut"] == LENGTH
-        assert it.client.router.predictor.distribution("high") == before
-        it.submit("whole", "high")
-        await until(lambda: "whole" in it.front_end.finished)
-        assert it.client.router.predictor.distribution("high") != before
+        predictor = it.client.router.predictor
+        key = predictor.key("high", False, 10, "")
+        before = predictor.expected(key, LONG)
+        for n in range(20):
+            it.submit(f"cut-{n}", "high", max_tokens=3)
+        await until(lambda: len(it.front_end.finished) == 20)
+        assert set(it.front_end.finished.values()) == {LENGTH}
+        assert predictor.expected(key, LONG) == pytest.approx(before, rel=0.01)
+        for n in range(20):
+            it.submit(f"whole-{n}", "low")  # they end by themselves
+        await until(lambda: len(it.front_end.finished) == 40)
+        assert predictor.calibration.requests("low") > 19
+        assert predictor.expected(key, LONG) == pytest.approx(before, rel=0.01)
+
+
+async def test_every_placement_is_told_with_its_reasons_and_compared_with_the_shadow() -> None:
+    async with world() as it:
+        for name in ("a", "b"):
+            await it.add(name, quick_engine())
+        for n in range(10):
+            it.submit(f"g{n}", "medium")
+        await until(lambda: len(it.front_end.finished) == 10)
+        for n in range(10):
+            decision = it.front_end.contexts[f"g{n}"].decision
+            assert decision is not None
+            assert decision.request_id == f"g{n}"
+            assert decision.replica_id == it.home_of(f"g{n}")
+            assert len(decision.choice.considered) == 2
+        assert it.value("trireme_placements_total", tier="medium", verdict="home") == 10
+        shadow = it.client.router.shadow
+        assert shadow is not None
+        assert shadow.count.decisions == 10
+        registry = it.client.metrics.metrics.registry
+
+        def compared() -> float:
+            return sum(
+                registry.get_sample_value("trireme_shadow_decisions_total", {"outcome": outcome})
+                or 0.0
+                for outcome in ("same", "other")
+            )
+
+        await until(lambda: compared() == 10)
+        quantile = {"tier": "medium", "quantile": "0.5"}
+        await until(
+            lambda: (
+                registry.get_sample_value("trireme_prediction_coverage_ratio", quantile) is not None
+            )
+        )
 
 
 async def test_a_queued_generation_is_placed_as_soon_as_another_ends() -> None:
@@ -321,10 +366,25 @@ async def test_a_gateway_learns_that_another_gateways_work_is_over() -> None:
             other.submit(f"theirs-{n}", "high")
         replica = it.client.router.fleet.get("a")
         assert replica is not None
-        await until(lambda: replica.others == 2)
+        await until(lambda: replica.others == [0, 0, 2])
         await until(lambda: len(other.front_end.finished) == 2)
         assert host.pending == 0
-        await until(lambda: replica.others == 0, timeout_s=2.0)
+        await until(lambda: replica.others == [0, 0, 0], timeout_s=2.0)
+
+
+async def test_a_gateway_never_takes_its_own_work_for_that_of_others() -> None:
+    async with world() as it:
+        await it.add("a", quick_engine(max_num_seqs=4))
+        replica = it.client.router.fleet.get("a")
+        assert replica is not None
+        names = [f"g{n}" for n in range(24)]
+        for n, request_id in enumerate(names):
+            it.submit(request_id, TIERS[n % 3])
+        while len(it.front_end.finished) < len(names):
+            assert replica.others == [0, 0, 0]
+            assert replica.in_flight <= 4
+            await asyncio.sleep(0.002)
+        await it.until_idle()
 
 
 # ------------------------------------------------------------------ lost replicas
@@ -523,7 +583,7 @@ async def test_a_member_that_leaves_the_directory_ends_its_work_and_is_then_let_
 
 async def test_a_member_that_has_left_the_directory_gets_nothing_new() -> None:
     async with world() as it:
-        await it.add("a", quick_engine(base_step_s=0.02))
+        await it.add("a", quick_engine(step_ms={"base": 20}))
         it.submit("running", "high")
         await until(lambda: it.front_end.tokens.get("running"))
         it.delist("a")

@@ -5,30 +5,34 @@ from dataclasses import replace
 import pytest
 
 from cluster.config import TIERS, Tier
-from deployments.router import Flight, RemoteLoad, Request, Router
-from deployments.router.router import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
+from deployments.router import RemoteLoad, Router
+from deployments.router.router import (
+    EVIDENT_WAIT,
+    MAX_ATTEMPTS,
+    MAX_RETRY_AFTER_S,
+    BrownOut,
+)
 from tests.deployments.router.router_world import (
     MODEL,
     OTHER_MODEL,
     QUEUED,
+    ROOMY,
     WAITS_S,
     admitted,
+    flight_of,
     join,
+    load_of,
     make_router,
+    occupy,
     placed_on,
+    policies,
     request,
+    write,
 )
 
 
-def flight_of(router: Router, each: Request) -> Flight:
-    for replica in router.fleet:
-        if each.request_id in replica.flights:
-            return replica.flights[each.request_id]
-    raise AssertionError(f"{each.request_id} is on no replica")
-
-
 def order(router: Router, now: float = 0.0) -> list[str]:
-    return [flight.request.request_id for flight, _, _ in router.placements(now)]
+    return [each.flight.request.request_id for each in router.placements(now)]
 
 
 # ------------------------------------------------------------------ admission and its refusals
@@ -43,7 +47,7 @@ def test_the_engine_priority_is_the_tiers() -> None:
 def test_a_full_queue_refuses_and_the_other_tiers_go_on(tier: Tier) -> None:
     router = make_router()
     join(router, "a", max_num_seqs=1)
-    router.on_load("a", RemoteLoad(running=1, step_s=0.01))
+    occupy(router, "a", ["low"])
     admitted(router, *(request(tier) for _ in range(QUEUED[tier])))
     refusal = router.admit(request(tier), 0.0)
     assert refusal is not None
@@ -65,34 +69,34 @@ def test_a_refusal_tells_an_absent_fleet_from_a_busy_one() -> None:
     busy = router.admit(request("high"), 0.0)
     assert busy is not None
     assert not busy.no_replica
-    router.on_load("b", RemoteLoad(draining=True))
+    router.on_load("b", RemoteLoad(draining=True), 0.0)
     leaving = router.admit(request("high"), 0.0)
     assert leaving is not None
     assert leaving.no_replica
 
 
 def test_retry_after_is_the_backlog_over_the_rate_of_output() -> None:
-    router = make_router(dict.fromkeys(TIERS, 100))
+    router = make_router(ROOMY)
     join(router, "a", max_num_seqs=1)
-    router.on_load("a", RemoteLoad(running=10, step_s=0.01))  # 1000 tokens a second
+    router.on_load("a", load_of((10, 0, 0), step_s=0.01), 0.0)  # 1000 tokens a second
     admitted(router, *(request("low") for _ in range(20)))  # 20 × 1300 tokens
-    assert router.drain_s(MODEL, "low", 0.0) == pytest.approx(26.0)
+    assert router.drain_s(MODEL, "low", 0.0) == pytest.approx(26.0, rel=0.02)
 
 
 def test_retry_after_counts_only_what_is_served_before() -> None:
-    router = make_router(dict.fromkeys(TIERS, 100))
+    router = make_router(ROOMY)
     join(router, "a", max_num_seqs=1)
-    router.on_load("a", RemoteLoad(running=10, step_s=0.01))
+    router.on_load("a", load_of((10, 0, 0), step_s=0.01), 0.0)
     admitted(router, request("high"))  # due at 120 s, after a low one that comes now
     assert router.drain_s(MODEL, "low", 0.0) == 1.0
-    assert router.drain_s(MODEL, "high", 0.0) == pytest.approx(13.0)
-    assert router.drain_s(OTHER_MODEL, "high", 0.0) != pytest.approx(13.0)
+    assert router.drain_s(MODEL, "high", 0.0) == pytest.approx(13.0, rel=0.02)
+    assert router.drain_s(OTHER_MODEL, "high", 0.0) != pytest.approx(13.0, rel=0.1)
 
 
 def test_retry_after_grows_with_the_backlog_within_its_bounds() -> None:
-    router = make_router(dict.fromkeys(TIERS, 1000))
+    router = make_router(ROOMY)
     join(router, "a", max_num_seqs=1)
-    router.on_load("a", RemoteLoad(running=8, step_s=0.008))
+    router.on_load("a", load_of((8, 0, 0), step_s=0.008), 0.0)
     waits_s = []
     for _ in range(200):
         admitted(router, request("low"))
@@ -116,11 +120,11 @@ def test_retry_after_is_bounded_before_anything_was_measured(tier: Tier) -> None
 
 
 def test_measured_output_shortens_retry_after() -> None:
-    router = make_router(dict.fromkeys(TIERS, 100))
+    router = make_router(ROOMY)
     join(router, "a", max_num_seqs=1)
     done = request("low")
     assert placed_on(router, done) == "a"
-    router.on_tokens(flight_of(router, done), 30_000)
+    write(router, flight_of(router, done), 30_000)
     admitted(router, *(request("low") for _ in range(10)))
     before = router.drain_s(MODEL, "low", 1.0)
     router.on_finished(done.request_id, 1.0, complete=False)
@@ -130,7 +134,7 @@ def test_measured_output_shortens_retry_after() -> None:
 def test_what_waits_too_long_comes_back_as_a_refusal() -> None:
     router = make_router()
     join(router, "a", max_num_seqs=1)
-    router.on_load("a", RemoteLoad(running=1, step_s=0.01))
+    occupy(router, "a", ["low"])
     each = request("low")
     admitted(router, each)
     assert router.expired(WAITS_S["low"] - 0.1) == []
@@ -141,6 +145,77 @@ def test_what_waits_too_long_comes_back_as_a_refusal() -> None:
     assert 1.0 <= refusal.retry_after_s <= MAX_RETRY_AFTER_S
     assert router.placements(100.0) == []
     assert len(router.queues[MODEL]) == 0
+
+
+def test_a_request_that_would_wait_in_vain_is_refused_at_once() -> None:
+    router = make_router(ROOMY)
+    join(router, "a", max_num_seqs=1)
+    assert placed_on(router, request("low")) == "a"
+    admitted(router, *(request("low") for _ in range(5)), now=0.1)
+    assert router.admit(request("low"), 0.2) is None  # nothing is evident yet
+    evident_s = 0.1 + EVIDENT_WAIT * WAITS_S["low"]
+    refusal = router.admit(request("low"), evident_s + 0.1)
+    assert refusal is not None
+    assert (refusal.queued, refusal.no_replica) == (6, False)
+    assert router.admit(request("high"), evident_s + 0.1) is None
+
+
+def test_a_queue_that_moves_quickly_refuses_nobody() -> None:
+    router = make_router(ROOMY)
+    join(router, "a", max_num_seqs=20, kv_tokens=10**9)
+    for n in range(2000):
+        now = 0.1 * n
+        assert router.admit(request("low"), now) is None
+        for each in router.placements(now):
+            each.flight.emitted = 1000
+        (replica,) = router.fleet
+        if len(replica.flights) == 20:
+            router.on_finished(next(iter(replica.flights)), now, complete=True)
+
+
+def test_after_an_idle_hour_nobody_is_refused() -> None:
+    router = make_router()
+    join(router, "a", max_num_seqs=1)
+    assert placed_on(router, request("low")) == "a"
+    for _ in range(3):
+        assert router.admit(request("low"), 3600.0) is None
+
+
+def test_a_tenant_that_fills_a_queue_makes_room_for_another_and_is_told() -> None:
+    router = make_router()
+    crowd = [request("low", tenant="crowd") for _ in range(QUEUED["low"])]
+    admitted(router, *crowd)
+    assert router.admit(request("low", tenant="crowd"), 0.0) is not None
+    assert router.admit(request("low", tenant="guest"), 0.0) is None
+    assert router.queues[MODEL].length("low") == QUEUED["low"]
+    ((waiting, refusal),) = router.expired(0.0)
+    assert waiting.request is crowd[-1]
+    assert (refusal.tier, refusal.no_replica) == ("low", True)
+    assert 1.0 <= refusal.retry_after_s <= MAX_RETRY_AFTER_S
+    assert router.expired(0.0) == []
+
+
+def test_one_that_made_room_and_has_left_meanwhile_is_not_heard_of_again() -> None:
+    router = make_router()
+    crowd = [request("low", tenant="crowd") for _ in range(QUEUED["low"])]
+    admitted(router, *crowd, request("low", tenant="guest"))
+    assert router.on_finished(crowd[-1].request_id, 0.0, complete=False) is None
+    assert router.expired(0.0) == []
+
+
+def test_a_tier_whose_queue_is_slow_is_served_as_another_until_it_is_quick_again() -> None:
+    tiers = policies()
+    tiers["high"] = replace(tiers["high"], brown_out=BrownOut("medium", 10.0))
+    router = Router((MODEL, OTHER_MODEL), tiers)
+    assert router.tier_to_serve(MODEL, "high", 0.0) == "high"
+    each = request("high")
+    admitted(router, each, request("low"), now=5.0)
+    assert router.tier_to_serve(MODEL, "high", 14.9) == "high"
+    assert router.tier_to_serve(MODEL, "high", 15.0) == "medium"
+    assert router.tier_to_serve(MODEL, "low", 15.0) == "low"
+    assert router.tier_to_serve(OTHER_MODEL, "high", 15.0) == "high"
+    router.on_finished(each.request_id, 15.0, complete=False)
+    assert router.tier_to_serve(MODEL, "high", 15.0) == "high"
 
 
 # ------------------------------------------------------------------ turns
@@ -162,6 +237,29 @@ def test_a_blocked_head_keeps_the_order_of_its_own_tier() -> None:
     admitted(router, request("low", prompt_tokens=30_000, request_id="large"))
     admitted(router, request("low", request_id="small"))
     assert order(router) == []
+
+
+def test_another_tenants_request_passes_one_that_finds_no_room() -> None:
+    router = make_router()
+    join(router, "a", kv_tokens=20_000)
+    assert placed_on(router, request("low")) == "a"
+    admitted(router, request("low", prompt_tokens=30_000, tenant="one", request_id="large"))
+    admitted(router, request("low", tenant="two", request_id="small"))
+    assert order(router) == ["small"]
+
+
+def test_of_the_tenants_whose_turn_it_may_be_the_one_with_a_cached_prompt_goes_first() -> None:
+    router = make_router(ROOMY)
+    join(router, "a", max_num_seqs=1)
+    blocks = tuple(range(50))
+    first = request("low", 3300, tenant="two", blocks=blocks)
+    assert placed_on(router, first) == "a"
+    admitted(router, request("low", 3300, tenant="one", request_id="cold"))
+    admitted(router, request("low", 3300, tenant="two", blocks=blocks, request_id="warm"))
+    router.on_finished(first.request_id, 1.0, complete=True)
+    (found,) = router.placements(1.0)
+    assert found.flight.request.request_id == "warm"
+    assert found.decision.choice.cached_tokens == 50 * 64
 
 
 def test_room_is_given_in_the_order_of_due_times() -> None:
@@ -190,7 +288,7 @@ def test_a_finished_request_leaves_nothing_behind(tokens: int) -> None:
     each = request("low")
     assert placed_on(router, each) == "a"
     flight = flight_of(router, each)
-    router.on_tokens(flight, tokens)
+    write(router, flight, tokens)
     assert router.on_finished(each.request_id, 1.0, complete=True) is flight
     assert (replica.in_flight, replica.reserved_kv, replica.awaiting_prefill) == (0, 0.0, 0)
     assert router.on_finished(each.request_id, 1.0, complete=True) is None
@@ -204,16 +302,51 @@ def test_a_request_that_ends_in_the_queue_is_no_flight() -> None:
     assert len(router.queues[MODEL]) == 0
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_only_what_ended_by_itself_is_learned_from(complete: bool) -> None:
+def expected_after(tokens: int, *, complete: bool) -> float:
+    """What a low request is expected to write after so many others have ended at ``tokens``."""
     router = make_router()
     join(router, "a")
+    for _ in range(20):
+        each = request("low")
+        assert placed_on(router, each) == "a"
+        write(router, flight_of(router, each), tokens)
+        router.on_finished(each.request_id, 1.0, complete=complete)
+    key = router.predictor.key("low", False, 100, "")
+    return router.predictor.expected(key, 10**6)
+
+
+def test_lengths_are_learned_and_of_what_was_cut_that_it_would_have_been_longer() -> None:
+    assert expected_after(0, complete=False) == pytest.approx(1300.0, rel=0.02)
+    assert expected_after(10, complete=True) < 1000.0
+    assert expected_after(10, complete=False) == pytest.approx(1300.0, rel=0.05)
+    assert expected_after(20_000, complete=True) > 2 * 1300.0
+    assert expected_after(20_000, complete=False) > expected_after(20_000, complete=True)
+
+
+def test_a_flight_that_outgrows_its_prediction_is_expected_to_go_on() -> None:
+    router = make_router()
+    replica = join(router, "a")
     each = request("low")
     assert placed_on(router, each) == "a"
-    router.on_tokens(flight_of(router, each), 20_000)
-    router.on_finished(each.request_id, 1.0, complete=complete)
-    expected = router.predictor.expected("low", 10**6)
-    assert expected > 1300.0 * 1.05 if complete else expected == pytest.approx(1300.0)
+    flight = flight_of(router, each)
+    write(router, flight, 1)
+    before = flight.predicted
+    write(router, flight, int(before) - 1)
+    assert flight.predicted == before
+    write(router, flight, 5)
+    assert flight.predicted > flight.emitted
+    assert replica.reserved_kv == pytest.approx(100 + flight.predicted)
+
+
+def test_a_flight_is_never_expected_to_pass_its_limit_by_more_than_a_token() -> None:
+    router = make_router()
+    join(router, "a")
+    each = request("high", max_tokens=50)
+    assert placed_on(router, each) == "a"
+    flight = flight_of(router, each)
+    for _ in range(50):
+        write(router, flight, 1)
+        assert flight.predicted <= 51
 
 
 # ------------------------------------------------------------------ lost and refused
@@ -225,7 +358,7 @@ def test_requests_without_a_token_are_retried_at_the_head_in_their_order() -> No
     first, second, third = (request("low", request_id=name) for name in ("1st", "2nd", "3rd"))
     for each in (first, second):
         assert placed_on(router, each) == "a"
-    router.on_load("a", RemoteLoad(draining=True))
+    router.on_load("a", RemoteLoad(draining=True), 0.0)
     admitted(router, third)
     lost = router.on_replica_lost("a", 5.0)
     assert {each.request_id for each in lost.retried} == {"1st", "2nd"}
@@ -244,7 +377,7 @@ def test_requests_with_tokens_fail_with_their_replica() -> None:
     for each in (begun, fresh):
         assert placed_on(router, each) == "a"
     flight = flight_of(router, begun)
-    router.on_tokens(flight, 3)
+    write(router, flight, 3)
     lost = router.on_replica_lost("a", 5.0)
     assert lost.failed == (flight,)
     assert lost.retried == (fresh,)
@@ -286,15 +419,15 @@ def test_losing_a_replica_that_is_not_there_loses_nothing() -> None:
 def test_a_refused_request_goes_to_another_replica_before_those_behind_it() -> None:
     router = make_router()
     refuser = join(router, "a")
-    router.on_load("a", RemoteLoad(running=1, step_s=0.01))
+    occupy(router, "a", ["low"])
     each = request("low", request_id="first")
     assert placed_on(router, each) == "a"
     admitted(router, request("high", request_id="later"))
     assert router.on_refused("first", 1.0) is each
     assert (refuser.in_flight, refuser.reserved_kv, refuser.awaiting_prefill) == (1, 0.0, 0)
     join(router, "b", max_num_seqs=1)
-    ((flight, _, _),) = router.placements(1.0)
-    assert (flight.request.request_id, flight.replica_id) == ("first", "b")
+    (found,) = router.placements(1.0)
+    assert (found.flight.request.request_id, found.flight.replica_id) == ("first", "b")
 
 
 def test_a_replica_that_refused_is_tried_again_after_its_next_report() -> None:
@@ -304,7 +437,7 @@ def test_a_replica_that_refused_is_tried_again_after_its_next_report() -> None:
     assert placed_on(router, each) == "a"
     assert router.on_refused(each.request_id, 1.0) is each
     assert router.placements(1.0) == []
-    router.on_load("a", RemoteLoad())
+    router.on_load("a", RemoteLoad(), 1.0)
     assert order(router, 1.1) == [each.request_id]
 
 
@@ -314,7 +447,7 @@ def test_a_request_that_is_refused_too_often_is_given_up() -> None:
     each = request("low")
     admitted(router, each)
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        router.on_load("a", RemoteLoad())
+        router.on_load("a", RemoteLoad(), 1.0)
         assert order(router) == [each.request_id]
         kept = router.on_refused(each.request_id, 1.0)
         assert (kept is None) == (attempt == MAX_ATTEMPTS)
@@ -324,5 +457,5 @@ def test_a_request_that_is_refused_too_often_is_given_up() -> None:
 
 def test_reports_of_unknown_replicas_are_ignored() -> None:
     router = make_router()
-    router.on_load("nobody", RemoteLoad(running=3))
+    router.on_load("nobody", RemoteLoad(running=3), 0.0)
     assert len(router.fleet) == 0

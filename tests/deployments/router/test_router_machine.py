@@ -2,14 +2,18 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster.config import TIERS, Tier
-from deployments.router import Flight, RemoteLoad, Replica, Request
+from cluster.config import TIERS, PolicyName, Tier
+from deployments.router import Flight, Placed, RemoteLoad, Replica, Request
+from deployments.router.fleet import MOST_PREFILL
+from deployments.router.policies import Verdict
+from deployments.router.policies.effort import EffortPolicy
 from deployments.router.router import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
 from tests.deployments.router.router_world import (
     ALL_TIERS,
@@ -19,10 +23,12 @@ from tests.deployments.router.router_world import (
     WAITS_S,
     make_router,
     traits,
+    write,
 )
 
 tier_sets = st.sampled_from([ALL_TIERS, ALL_TIERS, frozenset({"low"}), frozenset[Tier]()])
 models = st.sampled_from([MODEL, MODEL, MODEL, OTHER_MODEL])
+counts = st.tuples(*[st.sampled_from([0, 0, 0, 1, 4])] * 3)
 small_loads = st.builds(
     RemoteLoad,
     running=st.sampled_from([0, 0, 1, 2, 6]),
@@ -30,29 +36,36 @@ small_loads = st.builds(
     kv_use=st.sampled_from([0.0, 0.2, 0.9]),
     step_s=st.sampled_from([0.0, 0.004, 0.02]),
     draining=st.sampled_from([False, False, False, True]),
+    by_tier=counts,
+    ours=counts,
 )
+prompts = st.sampled_from([(1, ()), (300, ()), (300, (1, 2, 3)), (300, (1, 2, 9)), (8_000, ())])
 
 
 @dataclass
-class Shadow:
+class Books:
     """What a replica holds, kept apart from the router's own books."""
 
-    in_flight: int
-    kv_room: float
+    in_flight: float
+    kv_left: float
 
 
 class RouterMachine(RuleBasedStateMachine):
-    """Keeps a plain model beside the router: who waits, who flies, how many were retried."""
+    """Keeps a plain model beside the router: who waits, who flies, who had to make room."""
+
+    policy: ClassVar[PolicyName] = "effort"
+    shadow: ClassVar[PolicyName | None] = "prefix-affinity"
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = make_router()
+        self.router = make_router(policy=self.policy, shadow=self.shadow)
         self.now = 0.0
         self.queued: dict[str, Request] = {}
         self.flying: dict[str, Flight] = {}
+        self.displaced: dict[str, Request] = {}
         self.requeued: set[str] = set()
         self.since_s: dict[str, float] = {}
-        self.made = 0
+        self.made = self.placements = 0
         for tiers in (ALL_TIERS, ALL_TIERS):
             self.join(MODEL, tiers, frozenset(), 2, 20_000)
 
@@ -90,8 +103,9 @@ class RouterMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.router.fleet) > 0)
     def load(self, data: st.DataObject, load: RemoteLoad) -> None:
         replica = data.draw(st.sampled_from(sorted(self.router.fleet, key=_id)))
-        self.router.on_load(_id(replica), load)
-        assert replica.in_flight >= load.running + load.waiting
+        self.router.on_load(_id(replica), load, self.now)
+        others = [max(0, n - ours) for n, ours in zip(load.by_tier, load.ours, strict=True)]
+        assert replica.others == others
         assert not replica.refusing
 
     @rule(data=st.data())
@@ -123,7 +137,8 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(
         model=models,
         tiers=st.lists(st.sampled_from(TIERS), min_size=1, max_size=4),
-        prompt_tokens=st.sampled_from([1, 300, 8_000]),
+        tenant=st.sampled_from(["", "one", "two"]),
+        prompt=prompts,
         max_tokens=st.sampled_from([1, 100, 3_000, 100_000]),
         then_place=st.booleans(),
     )
@@ -131,65 +146,87 @@ class RouterMachine(RuleBasedStateMachine):
         self,
         model: str,
         tiers: list[Tier],
-        prompt_tokens: int,
+        tenant: str,
+        prompt: tuple[int, tuple[int, ...]],
         max_tokens: int,
         then_place: bool,
     ) -> None:
         for tier in tiers:
-            self._admit(model, tier, prompt_tokens, max_tokens)
+            self.made += 1
+            self._admit(
+                Request(
+                    f"request-{self.made}",
+                    model,
+                    tier,
+                    prompt[0],
+                    max_tokens,
+                    tenant,
+                    blocks=prompt[1],
+                )
+            )
         if then_place:
             self.place()
 
-    def _admit(self, model: str, tier: Tier, prompt_tokens: int, max_tokens: int) -> None:
-        self.made += 1
-        request = Request(f"request-{self.made}", model, tier, prompt_tokens, max_tokens)
-        waiting = sum(r.tier == tier and r.model == model for r in self.queued.values())
+    def _admit(self, request: Request) -> None:
+        queue, tier = self.router.queues[request.model], request.tier
+        here = [r for r in self.queued.values() if r.tier == tier and r.model == request.model]
+        evident_s = max((self.now - self.since_s[r.request_id] for r in here), default=0.0)
         refusal = self.router.admit(request, self.now)
-        assert (refusal is not None) == (waiting >= QUEUED[tier])
-        if refusal is None:
-            self.queued[request.request_id] = request
-            self.since_s[request.request_id] = self.now
-        else:
-            assert refusal.queued == waiting
+        if refusal is not None:
+            assert len(here) >= QUEUED[tier] or evident_s > 0.0
+            assert refusal.queued == len(here)
             assert 1.0 <= refusal.retry_after_s <= MAX_RETRY_AFTER_S
+            return
+        if len(here) >= QUEUED[tier]:
+            (last,) = [r for r in here if r.request_id not in queue]
+            assert last.tenant != request.tenant
+            self.displaced[last.request_id] = self.queued.pop(last.request_id)
+        self.queued[request.request_id] = request
+        self.since_s[request.request_id] = self.now
 
     @rule()
     def place(self) -> None:
-        shadows = {
-            _id(replica): Shadow(replica.in_flight, replica.kv_room())
-            for replica in self.router.fleet
+        self.router.fleet.age_reports(self.now)
+        books = {
+            _id(replica): Books(replica.in_flight, replica.kv_left) for replica in self.router.fleet
         }
-        for flight, placement, waited_s in self.router.placements(self.now):
+        for placed in self.router.placements(self.now):
+            flight = placed.flight
             request = self.queued.pop(flight.request.request_id)
             self.requeued.discard(request.request_id)
             assert flight.request is request
-            assert waited_s == pytest.approx(self.now - self.since_s[request.request_id])
-            self._check_allowed(flight, shadows[flight.replica_id])
-            assert placement.chosen in placement.considered
-            assert placement.chosen.replica_id == flight.replica_id
+            waited_s = self.now - self.since_s[request.request_id]
+            assert placed.waited_s == pytest.approx(waited_s)
+            self._check_allowed(placed, books[flight.replica_id])
             self.flying[request.request_id] = flight
+            self.placements += 1
         self._check_nobody_waits_for_nothing()
 
-    @staticmethod
-    def _check_allowed(flight: Flight, shadow: Shadow) -> None:
+    def _check_allowed(self, placed: Placed, books: Books) -> None:
+        flight, choice = placed.flight, placed.decision.choice
         replica, request = flight.replica, flight.request
         its = replica.traits
+        assert choice.replica is replica
+        assert choice.verdict < Verdict.SLOW
+        assert replica in [each for each, _, _ in choice.considered]
         assert its.model == request.model
         assert request.tier in its.tiers | its.lends_to
         assert not replica.load.draining
         assert not replica.refusing
         assert flight.predicted <= request.max_tokens
+        assert books.in_flight < its.max_num_seqs
         need = request.prompt_tokens + flight.predicted
-        if shadow.in_flight:
-            assert shadow.in_flight < its.max_num_seqs
-            assert shadow.kv_room >= need - 1e-6
-        shadow.in_flight += 1
+        if self.policy == "effort" and books.in_flight >= 0.5:
+            assert books.kv_left >= need - 1e-6
+        books.in_flight += 1
         # Others' KV stays what it was reported as; ours grows by the reservation.
-        shadow.kv_room -= need
-        assert replica.kv_room() <= its.kv_tokens
+        books.kv_left -= need
 
     def _check_nobody_waits_for_nothing(self) -> None:
-        for queue in self.router.queues.values():
+        policy = self.router.policy
+        for model, queue in self.router.queues.items():
+            if isinstance(policy, EffortPolicy) and policy.zones(model).plan is not None:
+                continue  # a zone may be kept free of a looser tier
             for head in queue.heads():
                 idle = [
                     replica
@@ -202,17 +239,21 @@ class RouterMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     def tokens(self, data: st.DataObject, tokens: int) -> None:
         flight = self.flying[data.draw(st.sampled_from(sorted(self.flying)))]
-        before = flight.emitted
-        self.router.on_tokens(flight, tokens)
-        assert flight.emitted == before + tokens
+        before, begun = flight.predicted, flight.emitted > 0
+        write(self.router, flight, tokens)
+        if begun and tokens:
+            assert flight.predicted >= before
+            assert flight.predicted >= flight.emitted
 
     @rule(data=st.data(), complete=st.booleans())
-    @precondition(lambda self: self.flying or self.queued)
+    @precondition(lambda self: self.flying or self.queued or self.displaced)
     def finish(self, data: st.DataObject, complete: bool) -> None:
-        request_id = data.draw(st.sampled_from(sorted({**self.flying, **self.queued})))
+        everyone = sorted({**self.flying, **self.queued, **self.displaced})
+        request_id = data.draw(st.sampled_from(everyone))
         flight = self.router.on_finished(request_id, self.now, complete=complete)
         assert flight is self.flying.pop(request_id, None)
-        assert (flight is None) == (self.queued.pop(request_id, None) is not None)
+        self.queued.pop(request_id, None)
+        self.displaced.pop(request_id, None)
         self.requeued.discard(request_id)
 
     @rule(data=st.data())
@@ -231,6 +272,7 @@ class RouterMachine(RuleBasedStateMachine):
 
     @rule()
     def strangers_change_nothing(self) -> None:
+        self.router.on_load("nobody", RemoteLoad(running=3), self.now)
         assert self.router.on_finished("nobody", self.now, complete=True) is None
         assert self.router.on_refused("nobody", self.now) is None
         assert self.router.on_replica_lost("nobody", self.now).failed == ()
@@ -239,11 +281,14 @@ class RouterMachine(RuleBasedStateMachine):
     def time_goes_on(self, elapsed_s: float) -> None:
         self.now += elapsed_s
         for waiting, refusal in self.router.expired(self.now):
-            request = self.queued.pop(waiting.request.request_id)
-            self.requeued.discard(request.request_id)
-            waited_s = self.now - self.since_s[request.request_id]
-            assert waited_s >= WAITS_S[request.tier] - 1e-6
+            request_id = waiting.request.request_id
             assert 1.0 <= refusal.retry_after_s <= MAX_RETRY_AFTER_S
+            if self.displaced.pop(request_id, None) is not None:
+                continue
+            request = self.queued.pop(request_id)
+            self.requeued.discard(request_id)
+            assert self.now - self.since_s[request_id] >= WAITS_S[request.tier] - 1e-6
+        assert not self.displaced, "who had to make room is told at once"
         for request_id, request in self.queued.items():
             assert self.now - self.since_s[request_id] < WAITS_S[request.tier] + 1e-6
 
@@ -256,7 +301,9 @@ class RouterMachine(RuleBasedStateMachine):
         ]
         assert Counter(on_replicas) == Counter(self.flying.keys())
         assert not self.queued.keys() & self.flying.keys()
-        assert sum(len(queue) for queue in self.router.queues.values()) == len(self.queued)
+        assert self.router.waiting == len(self.queued)
+        for request_id, request in self.queued.items():
+            assert request_id in self.router.queues[request.model]
 
     @invariant()
     def queues_count_their_tiers_and_keep_their_bounds(self) -> None:
@@ -269,28 +316,53 @@ class RouterMachine(RuleBasedStateMachine):
                 assert len(here) <= QUEUED[tier] + retried
 
     @invariant()
+    def tenants_are_charged_for_what_runs_and_for_nothing_else(self) -> None:
+        for model, queue in self.router.queues.items():
+            flying = sum(flight.request.model == model for flight in self.flying.values())
+            assert queue.unsettled == flying
+
+    @invariant()
     def replicas_reserve_what_their_flights_need(self) -> None:
         for replica in self.router.fleet:
             flights = replica.flights.values()
-            expected = sum(
-                flight.request.prompt_tokens + max(flight.predicted, flight.emitted)
-                for flight in flights
-            )
-            assert replica.reserved_kv == pytest.approx(expected, abs=1e-6)
+            reserved = sum(each.request.prompt_tokens + each.predicted for each in flights)
+            assert replica.reserved_kv == pytest.approx(reserved, abs=1e-6)
+            left = replica.traits.kv_tokens - replica.reserved_kv - replica.others_kv
+            assert replica.kv_left == pytest.approx(left, abs=1e-6)
             assert replica.awaiting_prefill == sum(
                 flight.request.prompt_tokens for flight in flights if flight.emitted == 0
             )
-            assert replica.others >= 0
+
+    @invariant()
+    def no_load_is_negative_and_every_count_adds_up(self) -> None:
+        for replica in self.router.fleet:
+            tiers = Counter(flight.request.tier for flight in replica.flights.values())
+            assert replica.own == [tiers[tier] for tier in TIERS]
+            assert min(replica.others) >= 0.0
+            assert replica.others_kv >= 0.0
+            assert replica.in_flight == sum(replica.own) + sum(replica.others)
+            here = [own + others for own, others in zip(replica.own, replica.others, strict=True)]
+            assert replica.tiers_here == sum(1 << i for i in range(3) if here[i] >= 0.5)
+            assert 0.0 <= replica.prefill_share <= MOST_PREFILL
+            assert replica.next_step_s > 0.0
+
+    @invariant()
+    def every_placement_is_known_and_compared_once(self) -> None:
+        assert len(self.router.decisions) == min(256, self.placements)
+        if self.router.shadow is not None:
+            assert self.router.shadow.count.decisions == self.placements
 
     def teardown(self) -> None:
         flying = [each for replica in self.router.fleet for each in replica.flights]
-        for request_id in [*flying, *self.queued]:
+        for request_id in [*flying, *self.queued, *self.displaced]:
             self.router.on_finished(request_id, self.now, complete=False)
         for replica in self.router.fleet:
             assert not replica.flights
+            assert replica.own == [0, 0, 0]
             assert replica.reserved_kv == pytest.approx(0.0, abs=1e-6)
             assert replica.awaiting_prefill == 0
-        assert all(len(queue) == 0 for queue in self.router.queues.values())
+        for queue in self.router.queues.values():
+            assert (len(queue), queue.unsettled) == (0, 0)
         assert self.router.placements(self.now) == []
         assert self.router.expired(self.now + 1e6) == []
         for replica in list(self.router.fleet):
@@ -298,14 +370,32 @@ class RouterMachine(RuleBasedStateMachine):
             assert (lost.retried, lost.failed) == ((), ())
 
 
+class AffinityMachine(RouterMachine):
+    policy = "prefix-affinity"
+    shadow = "effort"
+
+
+class RoundRobinMachine(RouterMachine):
+    policy = "round-robin"
+    shadow = None
+
+
 def _id(replica: Replica) -> str:
-    return replica.traits.replica_id
+    return replica.replica_id
+
+
+def _often(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 TestRouterMachine = RouterMachine.TestCase
-TestRouterMachine.settings = settings(
-    max_examples=120,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestRouterMachine.settings = _often(80)
+TestAffinityMachine = AffinityMachine.TestCase
+TestAffinityMachine.settings = _often(20)
+TestRoundRobinMachine = RoundRobinMachine.TestCase
+TestRoundRobinMachine.settings = _often(15)

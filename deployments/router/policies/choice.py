@@ -1,0 +1,83 @@
+"""What a placement policy is, and how it says what it saw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+from zlib import crc32
+
+from deployments.router.fleet import Fleet, Replica, Request
+
+
+class Verdict(IntEnum):
+    """Why a replica could or could not be chosen."""
+
+    HOME = 0
+    """It could: of the tier's own zone, or there are no zones."""
+    SPILL = 1
+    """It could, outside of the tier's zone: its objectives and its residents' would be kept."""
+    LATE = 2
+    """It could, in its zone, but the first token would come after the tier's objective."""
+    SLOW = 3
+    """No: a step would take longer than this tier's, or a resident's, TPOT objective."""
+    FULL = 4
+    """No: no seat, or it refused a moment ago."""
+    MEMORY = 5
+    """No: its KV cache would not hold everybody to the end."""
+    UNUSED = 6
+    """The policy did not look at it."""
+
+
+Considered = tuple[Replica, float, Verdict]
+"""A candidate, its predicted finish in seconds, and the verdict on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A decision. ``considered`` has every candidate."""
+
+    replica: Replica
+    finish_s: float
+    verdict: Verdict
+    considered: Sequence[Considered]
+    cached_tokens: int = 0
+
+
+class Policy(Protocol):
+    """A placement policy. It must not raise, block or keep time of its own."""
+
+    name: str
+
+    def choose(self, request: Request, fleet: Fleet, now: float) -> Choice | None:
+        """The replica for ``request``, or None while every replica that may take it is full."""
+        ...
+
+    def note(self, request: Request, now: float) -> None:
+        """A request has been admitted."""
+        ...
+
+    def placed(self, request: Request, replica: Replica, now: float) -> None:
+        """The request goes to ``replica``."""
+        ...
+
+    def lost(self, replica_id: str) -> None:
+        """The replica is gone."""
+        ...
+
+
+def finish_s(replica: Replica, request: Request, cached_tokens: int = 0) -> float:
+    """Predicted seconds until ``replica`` would have finished ``request``.
+
+    Prefill of what waits there and of what of this prompt is not cached, then one decode step a
+    token, as long as a step is with one more request.
+    """
+    prefill = replica.awaiting_prefill + request.prompt_tokens - cached_tokens
+    return prefill * replica.prefill_token_s + request.predicted * replica.next_step_s
+
+
+def tie_break(request_id: str, replica_id: str) -> int:
+    """Orders replicas that look the same (all idle, say) by the request, so that gateways that
+    share nothing do not pile onto the same one."""
+    # Multiplied by 2^32 / golden ratio: alone, the CRCs of one request with several replicas
+    # differ by constants, and a few replicas would win most ties.
+    return crc32(f"{request_id}/{replica_id}".encode()) * 0x9E3779B1 & 0xFFFFFFFF

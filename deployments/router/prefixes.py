@@ -1,0 +1,78 @@
+"""Which replica has computed which prompt prefix: remembered from placements, bounded."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+BLOCK_TOKENS = 64
+"""Prompt tokens of one remembered block: four of vLLM's KV blocks, as an index of every single one
+would cost four times the memory and time for a few tokens' precision."""
+
+MAX_BLOCKS_PER_REPLICA = 65_536
+"""Of 64 tokens each: 4.2 million tokens, what an H200 pair has room for."""
+
+
+def block_hashes(prompt_token_ids: Sequence[int]) -> tuple[int, ...]:
+    """A chained hash for each whole block of the prompt, so equal hashes mean equal prefixes.
+
+    The last token is left out: an engine computes at least that one itself.
+    """
+    hashes: list[int] = []
+    before = 0
+    for end in range(BLOCK_TOKENS, len(prompt_token_ids), BLOCK_TOKENS):
+        before = hash((before, *prompt_token_ids[end - BLOCK_TOKENS : end]))
+        hashes.append(before)
+    return tuple(hashes)
+
+
+class PrefixIndex:
+    """Least recently placed blocks of a replica are forgotten first, as its engine forgets them."""
+
+    def __init__(self) -> None:
+        self._holders: dict[int, set[str]] = {}
+        self._held: dict[str, OrderedDict[int, None]] = {}
+
+    def match(self, blocks: tuple[int, ...]) -> dict[str, int]:
+        """Leading tokens of the prompt that each replica (by id) is thought to hold."""
+        found: dict[str, int] = {}
+        alive: set[str] | None = None
+        depth = 0
+        for block in blocks:
+            holders = self._holders.get(block)
+            if not holders:
+                break
+            # Who holds a block holds those before it (see ``record``), so fewer means a subset.
+            if alive is not None and len(holders) < len(alive):
+                found.update(dict.fromkeys(alive - holders, depth * BLOCK_TOKENS))
+            alive = holders
+            depth += 1
+        if alive is not None:
+            found.update(dict.fromkeys(alive, depth * BLOCK_TOKENS))
+        return found
+
+    def record(self, blocks: tuple[int, ...], replica_id: str, kv_tokens: int) -> None:
+        """The prompt goes to the replica, which has room for ``kv_tokens``."""
+        held = self._held.setdefault(replica_id, OrderedDict())
+        # The last block first, so that it is the first to be forgotten, as vLLM does: a block
+        # without those before it is of no use.
+        for block in reversed(blocks):
+            if block in held:
+                held.move_to_end(block)
+            else:
+                held[block] = None
+                self._holders.setdefault(block, set()).add(replica_id)
+        while len(held) > min(MAX_BLOCKS_PER_REPLICA, kv_tokens // BLOCK_TOKENS):
+            self._drop(held.popitem(last=False)[0], replica_id)
+
+    def forget(self, replica_id: str) -> None:
+        """The replica is gone, and its cache with it."""
+        for block in self._held.pop(replica_id, ()):
+            self._drop(block, replica_id)
+
+    def _drop(self, block: int, replica_id: str) -> None:
+        holders = self._holders[block]
+        holders.discard(replica_id)
+        if not holders:
+            del self._holders[block]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._held.values()))
