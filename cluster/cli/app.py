@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-from cluster.cli import chat, check, config, down, schema, show, status, test, up, version
+from cluster.cli import chat, check, config, down, schema, show, simulate, status, test, up, version
 from cluster.cli.console import Fault, tell
 from cluster.errors import ConfigError
 
@@ -37,6 +37,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(test.test)
+app.command("simulate")(simulate.simulate)
 app.command("version")(version.version)
 
 

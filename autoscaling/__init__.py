@@ -1,0 +1,1 @@
+"""How many replicas, and what would happen if: signals, policy, and the simulator."""
