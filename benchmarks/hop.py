@@ -285,7 +285,10 @@ def run_cluster(default: bool, port: int, streams: int, run_dir: Path) -> None:
         serve.run(application, name="trireme", route_prefix="/")
     print("ready", flush=True)
     sys.stdin.read()
-    ray.stop()
+    # The parent ends this process; if that is gone itself, nobody else would end Ray's.
+    end_all(
+        lambda: [each for each in members(run_dir.name, run_dir) if each.pid != os.getpid()], 2.0
+    )
 
 
 # ------------------------------------------------------------------------ load and figures

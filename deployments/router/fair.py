@@ -89,7 +89,10 @@ class FairQueue:
     charges that follow each token and without a quantum, is twice the larger of the longest
     prompt's work and that of all tokens in flight.
 
-    Requests that lost a replica stand before all tenants and belong to ``front``.
+    Requests that lost a replica stand before all tenants and belong to ``front``; those that have
+    waited too long to be in time (``demote``) stand behind all and belong to ``late``: so under
+    overload some are served in time, and not all of them late. ``predicted_tokens`` leaves them
+    out.
     """
 
     def __init__(self, weights: Mapping[str, float], max_tenants: int) -> None:
@@ -105,10 +108,11 @@ class FairQueue:
         self._floor = 0.0
         self.arrivals: OrderedDict[str, Waiting] = OrderedDict()
         self.front: OrderedDict[str, Waiting] = OrderedDict()
+        self.late: OrderedDict[str, Waiting] = OrderedDict()
         self.predicted_tokens = 0.0
 
     def __len__(self) -> int:
-        return len(self.arrivals) + len(self.front)
+        return len(self.arrivals) + len(self.front) + len(self.late)
 
     @property
     def tenants(self) -> int:
@@ -138,8 +142,19 @@ class FairQueue:
         self.front.move_to_end(waiting.request.request_id, last=False)
         self.predicted_tokens += waiting.predicted_tokens
 
+    def demote(self, before_s: float) -> None:
+        """Those that came before ``before_s`` go behind all others, the oldest first."""
+        while self.arrivals:
+            request_id, waiting = next(iter(self.arrivals.items()))
+            if waiting.since_s >= before_s:
+                return
+            self.late[request_id] = self.remove(request_id)
+
     def remove(self, request_id: str) -> Waiting:
         """Take out a request that is queued here, without a charge."""
+        late = self.late.pop(request_id, None)
+        if late is not None:
+            return late
         waiting = self.front.pop(request_id, None)
         if waiting is None:
             waiting = self.arrivals.pop(request_id)
@@ -151,18 +166,20 @@ class FairQueue:
                 self._leave(account)
                 self._floor = max(self._floor, account.counter)
                 self._rest(account)
-        self.predicted_tokens = self.predicted_tokens - waiting.predicted_tokens if self else 0.0
+        left = self.predicted_tokens - waiting.predicted_tokens
+        self.predicted_tokens = left if self.arrivals or self.front else 0.0
         return waiting
 
     def heads(self, most: int, quantum: float) -> list[Waiting]:
         """Who may be next: a retried request alone, or up to ``most`` tenants' first requests.
 
         The tenant with the smallest counter first; the others' are at most ``quantum`` above it.
+        Late ones only when there are no others.
         """
         if self.front:
             return [next(iter(self.front.values()))]
         if not self._line:
-            return []
+            return list(islice(self.late.values(), most))
         limit = self._line[0][1].counter + quantum
         return [
             next(iter(account.queue.values()))

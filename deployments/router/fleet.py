@@ -110,9 +110,11 @@ class Replica:
 
     ``own`` and ``others`` count requests by tier: this gateway's at once, other gateways' as of the
     last report. ``pace`` is how much longer a decode step takes here than the step model says.
-    ``prefill_share`` is the part of the time that goes into prompts, by those placed lately.
-    ``refusing`` is true from a refusal until the next report. ``tiers_here`` has bit i set when
-    requests of tier i are here.
+    ``next_step_s`` is a step with one request more, and ``crowding_s`` what that adds to the steps
+    of all that run here, summed up. ``prefill_share`` is the part of the time that goes into
+    prompts, by those placed lately. ``refusing`` is true from a refusal until the next report.
+    ``tiers_here`` has bit i set when requests of tier i are here; ``kv_left`` are KV tokens that no
+    running request is expected to need.
     """
 
     __slots__ = (
@@ -120,6 +122,7 @@ class Replica:
         "_prefills",
         "_reported_others",
         "awaiting_prefill",
+        "crowding_s",
         "flights",
         "floor_step_s",
         "in_flight",
@@ -174,7 +177,10 @@ class Replica:
         context = self.load.kv_use * self.traits.kv_tokens
         batch = int(self.in_flight) + 1
         decode_s = steps.decode_base_s(batch) + steps.kv_token_s * context
-        self.next_step_s = self.pace * decode_s / (1.0 - self.prefill_share)
+        stretch = self.pace / (1.0 - self.prefill_share)
+        self.next_step_s = stretch * decode_s
+        grows_s = stretch * (steps.decode_base_s(batch) - steps.decode_base_s(batch - 1))
+        self.crowding_s = self.in_flight * grows_s
         self.floor_step_s = self.pace * steps.decode_base_s(FEW)
         self.kv_left = self.traits.kv_tokens - self.reserved_kv - self.others_kv
 

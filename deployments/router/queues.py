@@ -1,5 +1,6 @@
 """Requests that wait for a replica: bounded per tier, shared fairly between tenants."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,11 +20,15 @@ its prefix cached: about four requests of the low tier."""
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Of one tier in one gateway. ``priority`` is the engine's; lower is served first."""
+    """Of one tier in one gateway. ``priority`` is the engine's; lower is served first.
+
+    Who has waited ``on_time_s`` cannot keep its objective any more, and goes behind those who can.
+    """
 
     max_queued: int
     max_wait_s: float
     priority: int
+    on_time_s: float = math.inf
 
 
 class TierQueues:
@@ -80,7 +85,11 @@ class TierQueues:
 
     def oldest_wait_s(self, tier: Tier, now: float) -> float:
         queue = self._queues[tier]
-        oldest = next(iter(queue.arrivals.values()), None) or next(iter(queue.front.values()), None)
+        oldest = (
+            next(iter(queue.late.values()), None)
+            or next(iter(queue.arrivals.values()), None)
+            or next(iter(queue.front.values()), None)
+        )
         return 0.0 if oldest is None else now - oldest.since_s
 
     # -------------------------------------------------------------- what waits
@@ -109,7 +118,8 @@ class TierQueues:
         gone: list[Waiting] = []
         for queue in self._queues.values():
             # The latest of those put back is the first; so both lists end where one still may wait.
-            for line in (queue.arrivals.values(), reversed(queue.front.values())):
+            lines = (queue.late.values(), queue.arrivals.values(), reversed(queue.front.values()))
+            for line in lines:
                 for waiting in line:
                     if waiting.expires_s > now:
                         break
@@ -134,22 +144,36 @@ class TierQueues:
         return [self._queues[each].heads(1, 0.0)[0] for each in self.due()]
 
     def due(self) -> list[Tier]:
-        """The tiers in which something waits, by when their oldest request is due."""
-        firsts: list[tuple[float, int, Tier]] = []
+        """The tiers in which something waits, by when their oldest request is due; those with
+        nothing but late requests after all others."""
+        firsts: list[tuple[bool, float, int, Tier]] = []
         for tier, queue in self._queues.items():
             first = next(iter(queue.front.values()), None) or next(
                 iter(queue.arrivals.values()), None
             )
             if first is not None:
-                firsts.append((first.due_s, len(firsts), tier))
-        return [tier for _, _, tier in sorted(firsts)]
+                firsts.append((False, first.due_s, len(firsts), tier))
+            elif queue.late:
+                late = next(iter(queue.late.values()))
+                firsts.append((True, late.due_s, len(firsts), tier))
+        return [tier for _, _, _, tier in sorted(firsts)]
+
+    def demote(self, now: float) -> None:
+        """Who cannot be in time any more goes behind those who can."""
+        for tier, queue in self._queues.items():
+            if queue.arrivals:
+                queue.demote(now - self.limits[tier].on_time_s)
 
     def crowded_out(self, request: Request) -> Waiting | None:
-        """Which request should make room in a full tier for ``request``: the last one of the tenant
-        that has the most queued for its weight. None if that is the request's own tenant.
+        """Which request should make room in a full tier for ``request``: the oldest that is late,
+        else the last one of the tenant that has the most queued for its weight. None if that is
+        the request's own tenant.
 
         Without this, a tenant that fills the queue would shut out all others.
         """
+        late = self._queues[request.tier].late
+        if late:
+            return next(iter(late.values()))
         return self._queues[request.tier].longest(request.tenant)
 
     # -------------------------------------------------------------- work
@@ -165,7 +189,9 @@ class TierQueues:
             return None
         queue = self._queues[tier]
         # Charged before it leaves: the counter with which a tenant becomes idle has its last work.
-        waiting = queue.front.get(request_id) or queue.arrivals[request_id]
+        waiting = (
+            queue.front.get(request_id) or queue.late.get(request_id) or queue.arrivals[request_id]
+        )
         uncached = max(0, waiting.request.prompt_tokens - cached_tokens)
         self._charges[request_id] = queue, queue.charge(waiting, predicted_tokens, uncached)
         return queue.remove(request_id)

@@ -6,7 +6,7 @@ arrive, ``on_replica_lost`` when a connection breaks. Nothing here waits or does
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.config import PolicyName, Tier
 from deployments.router.capacity import Slo
@@ -27,6 +27,9 @@ MAX_RETRY_AFTER_S = 120.0
 
 HEADS = 4
 """Tenants among whose next requests a placement may choose for a cache hit or for room."""
+
+ON_TIME = 0.8
+"""Share of the first token's objective that a request may wait; the rest is for its prompt."""
 
 EVIDENT_WAIT = 0.25
 """A wait is predicted to be too long only when the head has waited this share of the limit: a rate
@@ -106,7 +109,10 @@ class Router:
         self.policy = make_policy(policy, slos)
         self.shadow = None if shadow is None else Shadow(make_policy(shadow, slos))
         self.decisions = Decisions()
-        limits = {tier: each.limits for tier, each in tiers.items()}
+        limits = {
+            tier: replace(each.limits, on_time_s=ON_TIME * each.slo.ttft_s)
+            for tier, each in tiers.items()
+        }
         self.queues = {model: TierQueues(limits, weights=tenant_weights) for model in models}
         self._brown_outs = {tier: each.brown_out for tier, each in tiers.items()}
         self.rates = {model: RateMeter() for model in models}
@@ -200,6 +206,7 @@ class Router:
         placed: list[Placed] = []
         for queue in self.queues.values():
             blocked: set[Tier] = set()
+            queue.demote(now)
             while len(queue):
                 tier = next((each for each in queue.due() if each not in blocked), None)
                 if tier is None:

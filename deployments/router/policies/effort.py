@@ -28,7 +28,7 @@ SPILL_SLACK = 0.75
 
 
 class EffortPolicy:
-    """Lowest predicted finish among replicas that keep everybody's objectives.
+    """Least delay, its own and what it causes, among replicas that keep everybody's objectives.
 
     A request joins a replica only if the step with it is within its own TPOT objective and within
     those of all that run there; otherwise it waits in its queue. An objective that a replica could
@@ -78,14 +78,14 @@ class EffortPolicy:
         cached = self._prefixes.match(request.blocks) if request.blocks else NOTHING
         tier = TIER_INDEX[request.tier]
         left_s = self._slos[tier].ttft_s - (now - request.arrived_s)
-        seen = self._look(replicas, request, tier, homes, cached, left_s)
+        seen, costs_s = self._look(replicas, request, tier, homes, cached, left_s)
         best: Considered | None = None
         best_s = math.inf
-        for each in seen:
-            replica, finish_s, verdict = each
+        for each, cost_s in zip(seen, costs_s, strict=True):
+            replica, _, verdict = each
             if verdict > LATE:
                 continue
-            cost_s = finish_s + RANK_S[verdict]
+            cost_s += RANK_S[verdict]
             if cost_s < best_s:
                 best, best_s = each, cost_s
             elif cost_s == best_s and best is not None and first(request, replica, best[0]):
@@ -103,9 +103,12 @@ class EffortPolicy:
         homes: Mapping[str, int],
         cached: Mapping[str, int],
         left_s: float,
-    ) -> list[Considered]:
-        """Every replica with the verdict on it. The hot loop: once per replica and request."""
+    ) -> tuple[list[Considered], list[float]]:
+        """Every replica with the verdict on it, and the seconds that its choice would cost: until
+        the request's end, and what it takes from those who run there, each of whom waits for its
+        prompt and then has longer steps. The hot loop: once per replica and request."""
         seen: list[Considered] = []
+        costs_s: list[float] = []
         limits, bit = self._limits, 1 << tier
         prompt, predicted = request.prompt_tokens, request.predicted
         need = prompt + predicted
@@ -131,14 +134,15 @@ class EffortPolicy:
             else:
                 # No zones, but the configuration's own pools may say that this one only lends.
                 verdict = HOME if pooled in replica.traits.tiers else SPILL
-            waits = replica.awaiting_prefill + prompt
-            if cached:
-                waits -= cached.get(replica.replica_id, 0)
-            prefill_s = waits * replica.prefill_token_s
+            token_s = replica.prefill_token_s
+            own_s = (prompt - cached.get(replica.replica_id, 0) if cached else prompt) * token_s
+            prefill_s = replica.awaiting_prefill * token_s + own_s
             if prefill_s > left_s and verdict is HOME:
                 verdict = LATE
-            seen.append((replica, prefill_s + predicted * step_s, verdict))
-        return seen
+            finish_s = prefill_s + predicted * step_s
+            seen.append((replica, finish_s, verdict))
+            costs_s.append(finish_s + running * own_s + predicted * replica.crowding_s)
+        return seen, costs_s
 
 
 def first(request: Request, one: Replica, other: Replica) -> bool:

@@ -11,6 +11,7 @@ from cluster.config import TIERS, Tier
 from cluster.steptime import StepModel, step_model
 from deployments.router import Slo
 from deployments.router.capacity import (
+    LENGTH_BIAS,
     Capacity,
     Demand,
     capacity,
@@ -49,7 +50,7 @@ def test_the_batch_is_the_largest_that_keeps_the_objective_and_fits(
     steps: StepModel, demand: Demand, tpot_s: float, seqs: int, kv_tokens: int
 ) -> None:
     found = capacity(steps, demand, tpot_s, seqs, kv_tokens)
-    context = demand.prompt_tokens + demand.output_tokens / 2.0
+    context = demand.prompt_tokens + LENGTH_BIAS * demand.output_tokens
     assert 1 <= found.batch <= max(1, seqs)
     assert found.batch == 1 or found.batch * context <= kv_tokens
     assert found.batch == 1 or step_at(steps, found.batch, demand) <= tpot_s

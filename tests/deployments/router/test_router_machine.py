@@ -179,7 +179,8 @@ class RouterMachine(RuleBasedStateMachine):
             return
         if len(here) >= QUEUED[tier]:
             (last,) = [r for r in here if r.request_id not in queue]
-            assert last.tenant != request.tenant
+            late = self.now - self.since_s[last.request_id] >= queue.limits[tier].on_time_s
+            assert late or last.tenant != request.tenant
             self.displaced[last.request_id] = self.queued.pop(last.request_id)
         self.queued[request.request_id] = request
         self.since_s[request.request_id] = self.now

@@ -175,8 +175,8 @@ def test_what_is_running_counts_where_lengths_are_not_learned_yet() -> None:
     for replica in replicas:
         replica.report(load_of((4, 0, 0)), 100.0)
     short = sizes(watch(Stream(naive, rates), replicas)[-1])
-    for replica in replicas:  # far more high ones than would be there, were they that short
-        replica.report(load_of((4, 0, 60)), 100.0)
+    for replica in replicas:  # more high ones than there would be, were they that short
+        replica.report(load_of((4, 0, 10)), 100.0)
     long = sizes(watch(Stream(zones, rates), replicas)[-1])
     assert long["high"] > short["high"]
 

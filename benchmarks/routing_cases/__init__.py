@@ -1,0 +1,1 @@
+"""What `benchmarks/routing.py` runs: scenarios, how they are measured, and one module a goal."""
