@@ -51,7 +51,8 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A request on a replica. ``predicted`` is its expected output in tokens, by what is known now.
+    """A request on a replica. ``predicted`` is its expected output in tokens, by what is known now;
+    ``to_prefill`` is what of its prompt the replica's cache does not hold, set when it is added.
 
     ``emitted`` counts the output tokens so far; who follows the stream writes it.
     """
@@ -61,7 +62,7 @@ class Flight:
     placed_s: float
     predicted: float
     emitted: int = 0
-    prefilled: bool = False
+    to_prefill: int = 0
 
     @property
     def reserved_kv(self) -> float:
@@ -241,14 +242,14 @@ class Replica:
         self.flights[request.request_id] = flight
         self.own[TIER_INDEX[request.tier]] += 1
         self.reserved_kv += flight.reserved_kv
-        self.awaiting_prefill += request.prompt_tokens
+        flight.to_prefill = uncached_tokens
+        self.awaiting_prefill += uncached_tokens
         self._refresh()
 
     def prefilled(self, flight: Flight) -> None:
         """Its first token has come: the prompt is computed."""
-        if not flight.prefilled:
-            flight.prefilled = True
-            self.awaiting_prefill -= flight.request.prompt_tokens
+        self.awaiting_prefill -= flight.to_prefill
+        flight.to_prefill = 0
 
     def outgrew(self, flight: Flight, predicted: float) -> None:
         """It has written more than was expected; now ``predicted`` tokens in all are."""

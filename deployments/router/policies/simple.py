@@ -1,6 +1,6 @@
 """Policies that others use, to compare with: they know nothing of tiers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
 from deployments.router.fleet import Fleet, Replica, Request
@@ -25,8 +25,18 @@ class _Simple:
         if not free:
             return None
         replica = self.pick(request, free)
-        considered = [(each, finish_s(each, request), Verdict.HOME) for each in free]
-        return Choice(replica, finish_s(replica, request), Verdict.HOME, considered)
+        held = self.held(request)
+        considered = [
+            (each, finish_s(each, request, held.get(each.replica_id, 0)), Verdict.HOME)
+            for each in free
+        ]
+        cached = held.get(replica.replica_id, 0)
+        after_s = finish_s(replica, request, cached)
+        return Choice(replica, after_s, Verdict.HOME, considered, cached)
+
+    def held(self, request: Request) -> Mapping[str, int]:
+        """Prompt tokens that replicas are thought to hold, for a policy that remembers them."""
+        return {}
 
     def pick(self, request: Request, free: Sequence[Replica]) -> Replica:
         raise NotImplementedError
@@ -108,7 +118,7 @@ class PrefixAffinity(_Simple):
         self._prefixes = PrefixIndex()
 
     def pick(self, request: Request, free: Sequence[Replica]) -> Replica:
-        held = self._prefixes.match(request.blocks) if request.blocks else {}
+        held = self.held(request)
         least = self.STICKY_SHARE * request.prompt_tokens
         sticky = [
             each
@@ -117,6 +127,9 @@ class PrefixAffinity(_Simple):
             and each.awaiting_prefill <= self.SATURATED_TOKENS
         ]
         return least_loaded(request, sticky or free)
+
+    def held(self, request: Request) -> Mapping[str, int]:
+        return self._prefixes.match(request.blocks) if request.blocks else {}
 
     def placed(self, request: Request, replica: Replica, now: float) -> None:
         if request.blocks:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.config import POLICIES, TIERS, PolicyName, Tier
 from cluster.steptime import StepModel
-from deployments.router import Decision, Request, Router
+from deployments.router import Decision, Flight, Request, Router
 from deployments.router.policies import Verdict
 from deployments.router.policies.effort import MARGIN, SPILL_SLACK, EffortPolicy
 from deployments.router.policies.simple import PrefixAffinity
@@ -621,10 +621,11 @@ def test_prefix_affinity_leaves_a_saturated_replica() -> None:
     router = router_of("a", "b", policy="prefix-affinity", max_num_seqs=64, kv_tokens=10**7)
     home = placed_on(router, conversation("c", 5))
     assert placed_on(router, conversation("c", 5)) == home
-    waiting = router.fleet.get(str(home)).awaiting_prefill  # type: ignore[union-attr]
-    while waiting <= PrefixAffinity.SATURATED_TOKENS:
+    replica = router.fleet.get(str(home))
+    assert replica is not None
+    while replica.awaiting_prefill <= PrefixAffinity.SATURATED_TOKENS:
         assert placed_on(router, conversation("c", 5)) == home
-        waiting = router.fleet.get(str(home)).awaiting_prefill  # type: ignore[union-attr]
+        replica.add(Flight(request(prompt_tokens=5000), replica, 0.0, 10.0), 5000, 0.0)
     assert placed_on(router, conversation("c", 5)) != home
 
 

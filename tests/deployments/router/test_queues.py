@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.config import Tier
+from cluster.config import TIERS, Tier
 from deployments.router.fair import work
 from deployments.router.fleet import Request
 from deployments.router.queues import QueueLimits, TierQueues
@@ -364,3 +364,63 @@ def test_tenants_are_remembered_up_to_a_limit_and_the_backlogged_always() -> Non
     for n in range(50):
         queue.settle(f"s{n}", 500)  # of tenants long forgotten
     assert queue.unsettled == 0
+
+
+# ---------------------------------------------------------------- who cannot be in time
+
+
+def patient_queues(on_time_s: float, **settings: object) -> TierQueues:
+    limits = {tier: QueueLimits(4, 30.0, 0, on_time_s) for tier in TIERS}
+    return TierQueues(limits, **settings)  # type: ignore[arg-type]
+
+
+def test_who_cannot_be_in_time_goes_behind_those_who_can() -> None:
+    queue = patient_queues(1.0)
+    queue.push(request("low", "old"), 10.0, 0.0)
+    queue.push(request("low", "new"), 20.0, 5.0)
+    queue.demote(5.5)
+    assert head_ids(queue, "low") == ["new"]
+    assert queue.length("low") == 2
+    assert queue.oldest_wait_s("low", 5.5) == 5.5
+    queue.dispatch("new", 20.0)
+    assert head_ids(queue, "low") == ["old"]
+
+
+def test_a_tier_with_only_late_requests_comes_after_the_others() -> None:
+    queue = patient_queues(1.0)
+    queue.push(request("low", "late"), 1.0, 0.0)
+    queue.push(request("high", "fresh"), 1.0, 10.0)
+    queue.demote(10.5)
+    assert queue.due() == ["high", "low"]
+
+
+def test_a_late_request_is_dispatched_charged_and_settled_like_any_other() -> None:
+    queue = patient_queues(1.0)
+    queue.push(request("low", "late", "a"), 10.0, 0.0)
+    queue.demote(2.0)
+    waiting = queue.dispatch("late", 10.0)
+    assert waiting is not None
+    assert waiting.request.request_id == "late"
+    assert (len(queue), queue.unsettled) == (0, 1)
+    queue.settle("late", 10)
+    assert queue.unsettled == 0
+
+
+def test_late_requests_expire_can_be_taken_out_and_make_room_first() -> None:
+    queue = patient_queues(1.0)
+    for n in range(3):
+        queue.push(request("low", f"r{n}", "a"), 1.0, float(n))
+    queue.demote(2.5)  # r0 and r1 are late
+    assert queue.crowded_out(request("low", "x", "a")).request.request_id == "r0"  # type: ignore[union-attr]
+    assert queue.remove("r1") is not None
+    assert [each.request.request_id for each in queue.expired(30.0)] == ["r0"]
+    assert len(queue) == 1
+
+
+def test_what_waits_late_is_not_before_a_new_request() -> None:
+    queue = patient_queues(1.0)
+    queue.push(request("low", "late"), 500.0, 0.0)
+    assert queue.work_before(request("low", "x")) > 0.0
+    queue.demote(2.0)
+    assert queue.work_before(request("low", "x")) == 0.0
+    assert queue.tokens_before(1e9) == 0.0

@@ -330,9 +330,9 @@ class RouterMachine(RuleBasedStateMachine):
             assert replica.reserved_kv == pytest.approx(reserved, abs=1e-6)
             left = replica.traits.kv_tokens - replica.reserved_kv - replica.others_kv
             assert replica.kv_left == pytest.approx(left, abs=1e-6)
-            assert replica.awaiting_prefill == sum(
-                flight.request.prompt_tokens for flight in flights if flight.emitted == 0
-            )
+            assert replica.awaiting_prefill == sum(flight.to_prefill for flight in flights)
+            assert all(each.to_prefill == 0 for each in flights if each.emitted)
+            assert all(0 <= each.to_prefill <= each.request.prompt_tokens for each in flights)
 
     @invariant()
     def no_load_is_negative_and_every_count_adds_up(self) -> None:
@@ -341,7 +341,8 @@ class RouterMachine(RuleBasedStateMachine):
             assert replica.own == [tiers[tier] for tier in TIERS]
             assert min(replica.others) >= 0.0
             assert replica.others_kv >= 0.0
-            assert replica.in_flight == sum(replica.own) + sum(replica.others)
+            counted = sum(replica.own) + sum(replica.others)
+            assert replica.in_flight == pytest.approx(counted)
             here = [own + others for own, others in zip(replica.own, replica.others, strict=True)]
             assert replica.tiers_here == sum(1 << i for i in range(3) if here[i] >= 0.5)
             assert 0.0 <= replica.prefill_share <= MOST_PREFILL
