@@ -57,7 +57,10 @@ MODEL = "gpt-oss-tiny"
 TOKENS = 5000
 """Of each reply: more than a window lasts. The client leaves before its end."""
 
-STEP_S = 0.020
+STEP_S = 0.050
+"""Slow enough that all processes, the client among them, leave a small machine half idle: where
+hyper-threads or caches are fought for, CPU time stretches with what else runs."""
+
 SETTLE_S = 3.0
 WARM_UP, FIRSTS = 2, 9
 IN_PROCESS = "/in-process"

@@ -17,6 +17,9 @@ shifts within a minute."""
 FRESH_S = 2.0
 """Reports younger than this are taken as they are (frames come every step, at most every 50 ms)."""
 
+IDLE_WEIGHT = 0.1
+"""Part of the way to the quickest pace of its pool that an idle replica's goes, twice a second."""
+
 PREFILL_MEMORY_S = 10.0
 """Half-life of the share of time that prompts take."""
 
@@ -119,7 +122,6 @@ class Replica:
     """
 
     __slots__ = (
-        "_paced",
         "_prefills",
         "_reported_others",
         "awaiting_prefill",
@@ -134,6 +136,7 @@ class Replica:
         "others_kv",
         "own",
         "pace",
+        "paced",
         "prefill_share",
         "prefill_token_s",
         "refusing",
@@ -163,7 +166,7 @@ class Replica:
         self.awaiting_prefill = 0
         self.refusing = False
         self.pace = 1.0
-        self._paced = False
+        self.paced = False
         self.prefill_share = 0.0
         self._prefills = RateMeter(PREFILL_MEMORY_S)
         self._refresh()
@@ -210,9 +213,14 @@ class Replica:
         steps = self.traits.steps
         model_s = steps.step_s(load.running, load.kv_use * self.traits.kv_tokens)
         # The first measured step counts whole: until then the pace is only assumed.
-        weight = 1.0 - math.exp(-since_s / PACE_MEMORY_S) if self._paced else 1.0
-        self._paced = True
+        weight = 1.0 - math.exp(-since_s / PACE_MEMORY_S) if self.paced else 1.0
+        self.paced = True
         self.pace += weight * (load.step_s / model_s - self.pace)
+
+    def assume_pace(self, pace: float, weight: float) -> None:
+        """Come nearer to the ``pace`` of others: idle, it has none of its own to report."""
+        self.pace += weight * (pace - self.pace)
+        self._refresh()
 
     def _note_prefills(self, prefill_s: float, now: float) -> None:
         """A prompt of so many seconds is to be computed; others' come as ours do."""
@@ -291,6 +299,7 @@ class Fleet:
             raise ValueError(f"replica {traits.replica_id} is already in the fleet")
         replica = self._replicas[traits.replica_id] = Replica(traits)
         self._forget_open()
+        self._share_paces(0.0)
         return replica
 
     def leave(self, replica_id: str) -> Replica | None:
@@ -303,7 +312,10 @@ class Fleet:
             return
         if load.draining != replica.load.draining:
             self._forget_open()
+        was_paced = replica.paced
         replica.report(load, now)
+        if replica.paced and not was_paced:
+            self._share_paces(0.0)
 
     def open_to(self, model: str, tier: Tier) -> list[Replica]:
         """Replicas of ``model`` that take ``tier`` and are not draining, in the order of their ids.
@@ -340,6 +352,7 @@ class Fleet:
         """Carry old reports on, at most twice a second."""
         if now - self._aged_s < 0.5:
             return
+        self._share_paces(IDLE_WEIGHT)
         self._aged_s = now
         stale = [each for each in self._replicas.values() if now - each.reported_s > FRESH_S]
         if not stale:
@@ -352,3 +365,18 @@ class Fleet:
             growth.append(min(4.0, max(0.25, (current + 4.0) / (before + 4.0))))
         for replica in stale:
             replica.age(now, (growth[0], growth[1], growth[2]))
+
+    def _share_paces(self, idle_weight: float) -> None:
+        """A replica that has not made a step counts as quick as the quickest of its pool, and an
+        idle one comes to do so: taken for slower, it would get nothing, and never show better."""
+        quickest: dict[str, float] = {}
+        for each in self._replicas.values():
+            if each.paced:
+                pool = each.traits.pool
+                quickest[pool] = min(each.pace, quickest.get(pool, each.pace))
+        for each in self._replicas.values():
+            pace = quickest.get(each.traits.pool)
+            if pace is not None and not each.paced:
+                each.assume_pace(pace, 1.0)
+            elif pace is not None and each.in_flight < 0.5 and idle_weight:
+                each.assume_pace(pace, idle_weight)

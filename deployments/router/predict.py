@@ -234,7 +234,7 @@ class LengthPredictor:
             within += share * lengths.share_above(at, 1.0) - beyond
         not_shorter = longer + max(0.0, inside) * within
         not_longer = longer + max(0.0, inside - 1.0 / WIDTHS[at]) * within
-        return max(0.0, 1.0 - not_shorter), 1.0 - not_longer
+        return max(0.0, 1.0 - not_shorter), max(0.0, 1.0 - not_longer)
 
     def quantile(self, key: Key, q: float, max_tokens: int) -> float:
         """The length in tokens that a share ``q`` of such requests does not exceed."""

@@ -370,3 +370,36 @@ def test_a_report_of_a_stranger_is_ignored() -> None:
     fleet = fleet_of("a")
     fleet.report("b", load_of((3, 0, 0)), 0.0)
     assert [replica.in_flight for replica in fleet] == [0]
+
+
+# ---------------------------------------------------------------- paces of those that tell none
+
+
+def paced(step_s: float) -> RemoteLoad:
+    return RemoteLoad(running=4, step_s=step_s, by_tier=(4, 0, 0), ours=(0, 0, 0))
+
+
+def test_a_replica_without_a_step_counts_as_quick_as_the_quickest_of_its_pool() -> None:
+    fleet = Fleet()
+    for name in ("a", "b", "new"):
+        fleet.join(traits(name))
+    fleet.join(traits("elsewhere", pool="other"))
+    fleet.report("a", paced(0.5), 1.0)  # a CPU: a hundred times slower than the step model
+    fleet.report("b", paced(0.4), 1.0)
+    later = fleet.join(traits("later"))
+    quickest = fleet.get("b").pace  # type: ignore[union-attr]
+    assert quickest > 10.0
+    assert fleet.get("new").pace == later.pace == quickest  # type: ignore[union-attr]
+    assert fleet.get("elsewhere").pace == 1.0  # type: ignore[union-attr]
+
+
+def test_an_idle_replica_is_tried_again_in_time() -> None:
+    fleet = Fleet()
+    slow, quick = fleet.join(traits("slow")), fleet.join(traits("quick"))
+    fleet.report("quick", paced(0.01), 1.0)
+    fleet.report("slow", paced(1.0), 1.0)
+    fleet.report("slow", RemoteLoad(step_s=1.0), 1.1)  # it has gone idle
+    assert slow.pace > 50.0 * quick.pace
+    for tick in range(100):
+        fleet.age_reports(2.0 + 0.5 * tick)
+    assert slow.pace == pytest.approx(quick.pace, rel=0.01)
