@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from autoscaling.simulator.events import Agenda
@@ -61,9 +61,12 @@ class World:
         self._arrivals = self.traffic.first()
         self._next_arrival(None)
 
-    def run(self) -> None:
-        """To the end: all clients have come, and all they asked for has ended (or time is up)."""
-        self.agenda.run(self._end_s)
+    def run(self, after_each: Callable[[], None] | None = None) -> None:
+        """To the end: all clients have come, and all they asked for has ended (or time is up).
+
+        ``after_each`` is called after every event, for a test that checks what must always hold.
+        """
+        self.agenda.run(self._end_s, after_each)
 
     # -------------------------------------------------------------- clients
 

@@ -129,6 +129,11 @@ class Router:
         """Requests in the queues."""
         return sum(map(len, self.queues.values()))
 
+    @property
+    def displaced(self) -> int:
+        """Requests that had to make room and have not come out of ``expired`` yet."""
+        return len(self._displaced)
+
     # -------------------------------------------------------------- a request's life
 
     def admit(self, request: Request, now: float) -> Refusal | None:

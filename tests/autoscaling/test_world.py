@@ -1,0 +1,200 @@
+"""The simulated cluster: what must hold after every event, whatever goes wrong in it."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from autoscaling.simulator.scenario import Scenario
+from autoscaling.simulator.world import POLICIES, World, run
+from cluster.config import TIERS, PolicyName
+from tests.autoscaling.making import scenario
+
+MIX = {
+    "low": {"weight": 0.5, "output_tokens_mean": 60, "output_sigma": 0.8},
+    "medium": {"weight": 0.3, "output_tokens_mean": 200, "output_sigma": 0.8},
+    "high": {"weight": 0.2, "output_tokens_mean": 600, "output_sigma": 0.8},
+}
+
+
+def small(rate_per_s: float = 12.0, **rest: Any) -> Scenario:
+    """Two replicas of few seats for 30 s, with clients that leave and clients that ask again."""
+    settings: dict[str, Any] = {
+        "duration_s": 30.0,
+        "drain_s": 200.0,
+        "fleet": {
+            "pools": [{"replicas": 2, "gpu": "H200", "max_num_seqs": 24, "kv_tokens": 60_000}],
+            "cold_start_s": 5.0,
+        },
+        "tiers": {
+            tier: {"max_queued": 12, "max_queue_wait_s": 8.0, "prior_output_tokens_mean": 200}
+            for tier in TIERS
+        },
+    }
+    workload = {
+        "open_loop": [
+            {
+                "arrivals": {"rate_per_s": rate_per_s, "cv": 1.5},
+                "mix": MIX,
+                "prompts": {"tokens_mean": 600, "sigma": 1.0},
+                "tenants": [{"name": "a"}, {"name": "b", "share": 3.0}],
+                "patience": {"share": 0.2, "mean_s": 4.0},
+                "retry": {"attempts": 1},
+            }
+        ],
+        "sessions": [{"arrivals": {"rate_per_s": 0.5}, "mix": MIX, "think_s": 2.0}],
+    }
+    return scenario(workload, **{**settings, **rest})
+
+
+class Checked(World):
+    """A run that is checked after every event."""
+
+    def check(self) -> None:
+        placed = 0
+        for gateway in self.gateways:
+            router = gateway.router
+            flights = [each for replica in router.fleet for each in replica.flights]
+            placed += len(flights)
+            # No request is lost, and none is in two places.
+            assert Counter(flights).keys() <= gateway.streams.keys()
+            assert len(set(flights)) == len(flights)
+            held = len(flights) + router.waiting + router.displaced
+            assert held == len(gateway.streams)
+            for queue in router.queues.values():
+                assert queue.unsettled == len(flights)
+                for tier in TIERS:
+                    retried = sum(
+                        stream.request.attempts > 0 and stream.request.request_id in queue
+                        for stream in gateway.streams.values()
+                    )
+                    assert queue.length(tier) <= queue.limits[tier].max_queued + retried
+            for replica in router.fleet:
+                reserved = sum(each.reserved_kv for each in replica.flights.values())
+                assert replica.reserved_kv == pytest.approx(reserved, abs=1e-6)
+                assert min(replica.own) >= 0
+                assert replica.awaiting_prefill >= 0
+        for replica in self.replicas:
+            if replica.up:
+                assert min(min(each) for each in replica.by_gateway) >= 0
+                assert 0 <= replica.engine.cache.free <= replica.engine.cache.total
+        ended = sum(outcome.status != "unfinished" for outcome in self.outcomes)
+        assert self.open == len(self.outcomes) - ended
+
+    def check_end(self) -> None:
+        """All that was asked for has come to an end, and nothing is held any more."""
+        assert Counter(outcome.status for outcome in self.outcomes)["unfinished"] == 0
+        for gateway in self.gateways:
+            assert not gateway.streams
+            for replica in gateway.router.fleet:
+                assert (replica.own, replica.reserved_kv) == (
+                    [0, 0, 0],
+                    pytest.approx(0.0, abs=1e-6),
+                )
+        for replica in self.replicas:
+            if replica.up:
+                assert not replica.engine.busy
+                assert all(each == [0, 0, 0] for each in replica.by_gateway)
+        for outcome in self.outcomes:
+            asked = min(outcome.arrival.output_tokens, outcome.arrival.max_tokens)
+            if outcome.status == "finished":
+                assert outcome.tokens == asked
+                assert outcome.first_token_s <= outcome.first_answer_s <= outcome.ended_s
+                assert outcome.ttft_s > 0.0
+            else:
+                assert outcome.tokens <= asked
+
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "crash": {"faults": [{"at_s": 8.0, "kind": "crash", "replica": 0, "for_s": 3.0}]},
+    "hang": {"faults": [{"at_s": 8.0, "kind": "hang", "replica": 1}]},
+    "short hang": {"faults": [{"at_s": 8.0, "kind": "hang", "replica": 1, "for_s": 4.0}]},
+    "slow": {"faults": [{"at_s": 5.0, "kind": "slow", "replica": 0, "for_s": 9.0, "factor": 5}]},
+    "partition": {
+        "faults": [
+            {"at_s": 8.0, "kind": "partition", "replica": 0, "gateway": 1, "for_s": 15.0},
+        ],
+        "gateways": {"number": 2},
+    },
+    "three gateways and old news": {
+        "gateways": {
+            "number": 3,
+            "report_age_s": 3.0,
+            "reports_lost": [{"at_s": 10.0, "for_s": 8.0}],
+        }
+    },
+    "a replica more": {
+        "fleet": {
+            "pools": [{"replicas": 1, "gpu": "H200", "max_num_seqs": 24, "kv_tokens": 60_000}],
+            "joins": [{"at_s": 3.0, "replicas": 2}],
+            "cold_start_s": 5.0,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("changes", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_is_lost_leaked_or_done_twice(changes: dict[str, Any], seed: int) -> None:
+    world = Checked(small(**changes), "effort", seed)
+    world.run(world.check)
+    world.check_end()
+    statuses = Counter(outcome.status for outcome in world.outcomes)
+    assert statuses["finished"] > 100
+    assert statuses["cancelled"] > 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_keeps_the_books_under_overload(policy: PolicyName) -> None:
+    world = Checked(small(rate_per_s=40.0), policy, 3)
+    world.run(world.check)
+    world.check_end()
+    statuses = Counter(outcome.status for outcome in world.outcomes)
+    assert statuses["refused"] + statuses["expired"] > 0
+
+
+def test_a_crash_fails_what_had_begun_and_the_rest_goes_on_elsewhere() -> None:
+    world = Checked(small(**FAULTS["crash"]), "effort", 5)
+    world.run(world.check)
+    failed = [outcome for outcome in world.outcomes if outcome.status == "failed"]
+    assert failed
+    assert {outcome.ended_s for outcome in failed} == {8.0}
+    assert all(outcome.first_token_s <= 8.0 for outcome in failed)
+    after = [outcome for outcome in world.outcomes if outcome.arrival.at_s > 8.0]
+    assert sum(outcome.status == "finished" for outcome in after) > 50
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not() -> None:
+    one, two, other = (run(small(), "effort", seed) for seed in (7, 7, 8))
+
+    def told(result: Any) -> list[tuple[Any, ...]]:
+        return [(o.arrival, o.status, o.ended_s, o.tokens, o.replica) for o in result.outcomes]
+
+    assert told(one) == told(two)
+    assert told(one) != told(other)
+
+
+def test_all_policies_meet_the_same_open_loop_arrivals() -> None:
+    first, second = (
+        {o.arrival for o in run(small(), policy, 4).outcomes if not o.arrival.attempt}
+        for policy in ("effort", "round-robin")
+    )
+    open_loop = [each for each in first if not each.session]
+    assert len(open_loop) > 200
+    assert set(open_loop) <= second
+
+
+def test_events_of_an_engine_are_told_after_the_frames_latency() -> None:
+    quick, late = (
+        run(small(rate_per_s=1.0, gateways={"frame_latency_s": latency_s}), "effort", 6)
+        for latency_s in (0.0, 0.5)
+    )
+    # Both ways are crossed: the request's and the token's.
+    pairs = [
+        (one, two)
+        for one, two in zip(quick.outcomes, late.outcomes, strict=False)
+        if one.arrival == two.arrival and one.status == two.status == "finished"
+    ]
+    assert pairs
+    assert min(two.ttft_s - one.ttft_s for one, two in pairs[:5]) >= 0.9
