@@ -70,7 +70,17 @@ class Reply:
 
     async def __call__(self, message: Message) -> None:
         if self._state is _State.OPEN:
-            await self._pass(message)
+            # Once a token: what stands here is all that the gateway adds to vLLM's own work.
+            body = message.get("body", b"")
+            if (
+                self._context.failure is None
+                and message.get("more_body")
+                and not body.startswith(_NOTED_EVENTS)
+            ):
+                self._last = body
+                await self._send(message)
+            else:
+                await self._pass(message, body)
         elif self._state is _State.OVER:
             return
         elif message["type"] == "http.response.start":
@@ -79,16 +89,11 @@ class Reply:
         elif message["type"] == "http.response.body":
             await self._hold(message)
 
-    async def _pass(self, message: Message) -> None:
-        # Once a token: what stands here is all that the gateway adds to vLLM's own work.
-        body = message.get("body", b"")
+    async def _pass(self, message: Message, body: bytes) -> None:
         if self._context.failure is not None:
             await self._end_stream(fault_of(self._context.failure))
         elif body.startswith(_NOTED_EVENTS):
             await self._pass_noted(body)
-        elif message.get("more_body"):
-            self._last = body
-            await self._send(message)
         else:
             self._complete(200 if self._head is None else self._head["status"])
             await self._send(message)

@@ -17,9 +17,6 @@ shifts within a minute."""
 FRESH_S = 2.0
 """Reports younger than this are taken as they are (frames come every step, at most every 50 ms)."""
 
-IDLE_WEIGHT = 0.1
-"""Part of the way to the quickest pace of its pool that an idle replica's goes, twice a second."""
-
 PREFILL_MEMORY_S = 10.0
 """Half-life of the share of time that prompts take."""
 
@@ -352,7 +349,8 @@ class Fleet:
         """Carry old reports on, at most twice a second."""
         if now - self._aged_s < 0.5:
             return
-        self._share_paces(IDLE_WEIGHT)
+        # By the time that has passed: nobody asks while nothing is placed.
+        self._share_paces(1.0 - math.exp((self._aged_s - now) / PACE_MEMORY_S))
         self._aged_s = now
         stale = [each for each in self._replicas.values() if now - each.reported_s > FRESH_S]
         if not stale:

@@ -400,6 +400,9 @@ def test_an_idle_replica_is_tried_again_in_time() -> None:
     fleet.report("slow", paced(1.0), 1.0)
     fleet.report("slow", RemoteLoad(step_s=1.0), 1.1)  # it has gone idle
     assert slow.pace > 50.0 * quick.pace
-    for tick in range(100):
-        fleet.age_reports(2.0 + 0.5 * tick)
+    fleet.age_reports(1.1)
+    fleet.report("slow", paced(1.0), 1.2)
+    fleet.report("slow", RemoteLoad(step_s=1.0), 1.3)
+    assert slow.pace > 2.0 * quick.pace
+    fleet.age_reports(61.3)  # nobody asked for a minute
     assert slow.pace == pytest.approx(quick.pace, rel=0.01)
