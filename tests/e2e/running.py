@@ -50,8 +50,9 @@ class Cluster:
         return [e["ops_url"] for e in self.status()["replicas"] if e.get("pool") == pool]
 
 
-HTTP = httpx.Client(trust_env=False, timeout=60)
-"""One for all: making a client costs more CPU than asking with it."""
+HTTP = httpx.Client(trust_env=False, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+"""One for all: making a client costs more CPU than asking with it. A connection for each question:
+one that is kept may be closed by the server, after 5 s, just as the next question goes out."""
 
 
 def look(ops_url: str) -> dict[str, Any]:
