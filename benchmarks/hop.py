@@ -61,7 +61,7 @@ STEP_S = 0.050
 """Slow enough that all processes, the client among them, leave a small machine half idle: where
 hyper-threads or caches are fought for, CPU time stretches with what else runs."""
 
-SETTLE_S = 3.0
+SETTLE_S, IDLE_S = 3.0, 2.0
 WARM_UP, FIRSTS = 2, 9
 IN_PROCESS = "/in-process"
 WAYS = ("trireme", "in-process", "handles")
@@ -387,9 +387,10 @@ def measure(
     roles = by_role(pids)
     if way == "in-process":
         del roles["engine"]
+    time.sleep(1.0)  # what the streams that were left still cost
     before = {role: cpu_s(each) for role, each in roles.items()}
-    time.sleep(1.0)
-    idle_per_s = {role: cpu_s(each) - before[role] for role, each in roles.items()}
+    time.sleep(IDLE_S)
+    idle_per_s = {role: (cpu_s(each) - before[role]) / IDLE_S for role, each in roles.items()}
     spent, chunks = asyncio.run(steady(url, prefix, streams, window_s, roles))
     costs = {
         role: 1e6 * max(0.0, cpu - idle_per_s[role] * window_s) / chunks
