@@ -17,15 +17,13 @@ class Verdict(IntEnum):
     SPILL = 1
     """It could, outside of the tier's zone: its objectives and its residents' would be kept."""
     LATE = 2
-    """It could, in its zone, but the first token would come after the tier's objective."""
+    """It could, but the first token would come after the tier's objective."""
     SLOW = 3
     """No: a step would take longer than this tier's, or a resident's, TPOT objective."""
     FULL = 4
     """No: no seat, or it refused a moment ago."""
     MEMORY = 5
     """No: its KV cache would not hold everybody to the end."""
-    UNUSED = 6
-    """The policy did not look at it."""
 
 
 Considered = tuple[Replica, float, Verdict]
@@ -44,7 +42,10 @@ class Choice:
 
 
 class Policy(Protocol):
-    """A placement policy. It must not raise, block or keep time of its own."""
+    """A placement policy. It must not raise, block or keep time of its own.
+
+    Those that remember nothing inherit ``note``, ``placed`` and ``lost``, which do nothing.
+    """
 
     name: str
 
@@ -54,15 +55,15 @@ class Policy(Protocol):
 
     def note(self, request: Request, now: float) -> None:
         """A request has been admitted."""
-        ...
+        return
 
     def placed(self, request: Request, replica: Replica, now: float) -> None:
         """The request goes to ``replica``."""
-        ...
+        return
 
     def lost(self, replica_id: str) -> None:
         """The replica is gone."""
-        ...
+        return
 
 
 def finish_s(replica: Replica, request: Request, cached_tokens: int = 0) -> float:

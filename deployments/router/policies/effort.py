@@ -11,17 +11,19 @@ from deployments.router.policies.choice import Choice, Considered, Verdict, tie_
 from deployments.router.prefixes import PrefixIndex
 from deployments.router.zones import Zones
 
-RANK_S = {Verdict.HOME: 0.0, Verdict.SPILL: 1e5, Verdict.LATE: 1e6}
-"""Added to the predicted finish: a replica outside of the tier's zone is taken only when its own
-have no room, and one where the first token would come too late only when there is no other."""
+OUTSIDE_S = 1e5
+"""Added to the cost of a replica outside of the tier's zone: it is taken only when the tier's own
+have no room, or would be late."""
 
-HOME, SPILL, LATE, SLOW, FULL, MEMORY = list(Verdict)[:6]
+LATE_S = 1e6
+"""Added where the first token would come too late: taken only when there is no other."""
+
+HOME, SPILL, LATE, SLOW, FULL, MEMORY = list(Verdict)
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
 MARGIN = 0.92
-"""Share of a TPOT objective that a step may take, as batches vary around the prediction. At three
-times the capacity, with 0.97, 15 % of the low tier's tokens went to requests that missed; with
-0.92, 7 %, and at capacity nothing is lost (`benchmarks.routing`)."""
+"""Share of a TPOT objective that a step may take, as batches vary around the prediction
+(docs/decisions.md §8 has the figures)."""
 
 SPILL_SLACK = 0.75
 """A looser tier enters a stricter tier's zone only while its step has so much of the objective."""
@@ -76,20 +78,7 @@ class EffortPolicy:
         if fleet.shared(request.model):  # else the configuration's own pools divide them
             homes = self.zones(request.model).home_of(replicas, now)
         cached = self._prefixes.match(request.blocks) if request.blocks else NOTHING
-        tier = TIER_INDEX[request.tier]
-        left_s = self._slos[tier].ttft_s - (now - request.arrived_s)
-        seen, costs_s = self._look(replicas, request, tier, homes, cached, left_s)
-        best: Considered | None = None
-        best_s = math.inf
-        for each, cost_s in zip(seen, costs_s, strict=True):
-            replica, _, verdict = each
-            if verdict > LATE:
-                continue
-            cost_s += RANK_S[verdict]
-            if cost_s < best_s:
-                best, best_s = each, cost_s
-            elif cost_s == best_s and best is not None and first(request, replica, best[0]):
-                best = each
+        seen, best = self._look(replicas, request, homes, cached, now)
         if best is None:
             return None
         replica, finish_s, verdict = best
@@ -99,50 +88,61 @@ class EffortPolicy:
         self,
         replicas: Sequence[Replica],
         request: Request,
-        tier: int,
         homes: Mapping[str, int],
         cached: Mapping[str, int],
-        left_s: float,
-    ) -> tuple[list[Considered], list[float]]:
-        """Every replica with the verdict on it, and the seconds that its choice would cost: until
+        now: float,
+    ) -> tuple[list[Considered], Considered | None]:
+        """Every replica with the verdict on it, and the one that costs the fewest seconds: until
         the request's end, and what it takes from those who run there, each of whom waits for its
         prompt and then has longer steps. The hot loop: once per replica and request."""
         seen: list[Considered] = []
-        costs_s: list[float] = []
-        limits, bit = self._limits, 1 << tier
-        prompt, predicted = request.prompt_tokens, request.predicted
-        need = prompt + predicted
-        pooled = request.tier
+        best, best_s = None, math.inf
+        tier = TIER_INDEX[request.tier]
+        limits, bit, left_s = self._limits, 1 << tier, self._left_s(request, now)
+        prompt, predicted, pooled = request.prompt_tokens, request.predicted, request.tier
         for replica in replicas:
-            step_s = replica.next_step_s
+            step_s, running = replica.next_step_s, replica.in_flight
             limit_s = limits[replica.tiers_here | bit]
-            running = replica.in_flight
+            outside = False
             if step_s > limit_s and replica.floor_step_s < limit_s and running >= 0.5:
                 verdict = SLOW
             elif running >= replica.seats or replica.refusing:
                 verdict = FULL
-            elif running >= 0.5 and replica.kv_left < need:
+            elif running >= 0.5 and replica.kv_left < prompt + predicted:
                 verdict = MEMORY
             elif homes:
                 home = homes.get(replica.replica_id, tier)
-                if home == tier:
-                    verdict = HOME
-                elif tier > home and step_s > self._slack[home]:
-                    verdict = SLOW
-                else:
-                    verdict = SPILL
+                outside = home != tier
+                strained = tier > home and step_s > self._slack[home]
+                verdict = SLOW if strained else SPILL if outside else HOME
             else:
                 # No zones, but the configuration's own pools may say that this one only lends.
-                verdict = HOME if pooled in replica.traits.tiers else SPILL
+                outside = pooled not in replica.traits.tiers
+                verdict = SPILL if outside else HOME
             token_s = replica.prefill_token_s
             own_s = (prompt - cached.get(replica.replica_id, 0) if cached else prompt) * token_s
             prefill_s = replica.awaiting_prefill * token_s + own_s
-            if prefill_s > left_s and verdict is HOME:
-                verdict = LATE
             finish_s = prefill_s + predicted * step_s
-            seen.append((replica, finish_s, verdict))
-            costs_s.append(finish_s + running * own_s + predicted * replica.crowding_s)
-        return seen, costs_s
+            if verdict > SPILL:
+                seen.append((replica, finish_s, verdict))
+                continue
+            cost_s = finish_s + running * own_s + predicted * replica.crowding_s
+            if outside:
+                cost_s += OUTSIDE_S
+            if prefill_s > left_s:
+                verdict = LATE
+                cost_s += LATE_S
+            considered = replica, finish_s, verdict
+            seen.append(considered)
+            if cost_s < best_s or (
+                cost_s == best_s and best is not None and first(request, replica, best[0])
+            ):
+                best, best_s = considered, cost_s
+        return seen, best
+
+    def _left_s(self, request: Request, now: float) -> float:
+        """Seconds in which the first token would be in time."""
+        return self._slos[TIER_INDEX[request.tier]].ttft_s - (now - request.arrived_s)
 
 
 def first(request: Request, one: Replica, other: Replica) -> bool:

@@ -1,19 +1,16 @@
 """Policies that others use, to compare with: they know nothing of tiers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 from deployments.router.fleet import Fleet, Replica, Request
-from deployments.router.policies.choice import Choice, Verdict, finish_s, tie_break
+from deployments.router.policies.choice import Choice, Policy, Verdict, finish_s, tie_break
 from deployments.router.prefixes import PrefixIndex
 
-Pick = Callable[[Request, Sequence[Replica]], Replica]
 
-
-class _Simple:
+class _Simple(Policy):
     """Picks among the replicas that have a seat (KV is not looked at, as others do not)."""
-
-    name = ""
 
     def choose(self, request: Request, fleet: Fleet, now: float) -> Choice | None:
         replicas = fleet.open_to(request.model, request.tier)
@@ -38,12 +35,9 @@ class _Simple:
         """Prompt tokens that replicas are thought to hold, for a policy that remembers them."""
         return {}
 
+    @abstractmethod
     def pick(self, request: Request, free: Sequence[Replica]) -> Replica:
-        raise NotImplementedError
-
-    def note(self, request: Request, now: float) -> None: ...
-    def placed(self, request: Request, replica: Replica, now: float) -> None: ...
-    def lost(self, replica_id: str) -> None: ...
+        """One of ``free``, which is not empty."""
 
 
 class RoundRobin(_Simple):

@@ -75,15 +75,55 @@ def test_a_larger_batch_takes_longer_than_a_smaller_one() -> None:
     assert placed_on(router, request("high")) == "fewer"
 
 
-def test_a_choice_is_the_least_of_what_it_considered() -> None:
+def test_a_choice_is_the_least_delay_for_itself_and_for_those_who_run_there() -> None:
     router = router_of("a", "b", "c")
     for n, name in enumerate("abc"):
         router.on_load(name, load_of((0, n, 0), step_s=0.004 + 0.001 * n), 0.0)
-    found = placed(router, request("medium", prompt_tokens=5_000))
+    each = request("medium", prompt_tokens=5_000)
+    admitted(router, each)
+    own_s = 5_000 * STEPS.prefill_token_s
+    costs_s = {
+        replica.replica_id: own_s * (1 + replica.in_flight)
+        + each.predicted * (replica.next_step_s + replica.crowding_s)
+        for replica in router.fleet
+    }
+    (found,) = router.placements(0.0)
+    assert found.flight.replica_id == min(costs_s, key=lambda name: costs_s[name])
+    assert len(found.decision.choice.considered) == 3
+
+
+def test_a_long_prompt_goes_where_fewer_wait_for_it_even_if_it_ends_later_there() -> None:
+    router = router_of("quick", "empty", max_num_seqs=50, kv_tokens=10**8)
+    router.on_load("quick", load_of((0, 0, 20), step_s=0.0085), 0.0)
+    router.on_load("empty", load_of((0, 0, 1), step_s=0.009), 0.0)
+    found = placed(router, request("high", prompt_tokens=50_000, max_tokens=100))
     assert found is not None
-    choice = found.decision.choice
-    assert choice.finish_s == min(finish_s for _, finish_s, _ in choice.considered)
-    assert len(choice.considered) == 3
+    ends = {each.replica_id: end_s for each, end_s, _ in found.decision.choice.considered}
+    assert ends["quick"] < ends["empty"]
+    assert found.flight.replica_id == "empty"
+
+
+LENT = {"tiers": frozenset({"high"}), "lends_to": frozenset({"low"})}
+
+
+@pytest.mark.parametrize(
+    ("waits_at_home", "waits_where_lent", "chosen"),
+    [
+        (10_000, 10_000, "home"),  # both in time
+        (40_000, 10_000, "lent"),  # late at home only
+        (40_000, 60_000, "home"),  # late in both
+        (60_000, 40_000, "home"),
+    ],
+)
+def test_a_replica_of_another_pool_is_taken_only_to_be_in_time(
+    waits_at_home: int, waits_where_lent: int, chosen: str
+) -> None:
+    router = make_router(ROOMY)
+    home = join(router, "home", tiers=frozenset({"low"}))
+    lent = join(router, "lent", **LENT)
+    for replica, tokens in ((home, waits_at_home), (lent, waits_where_lent)):
+        replica.awaiting_prefill = tokens  # 0.03 ms each; the low tier has a second
+    assert placed_on(router, request("low")) == chosen
 
 
 def test_prompts_that_wait_for_their_prefill_make_a_replica_less_attractive() -> None:
