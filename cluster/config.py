@@ -663,11 +663,6 @@ class RouterConfig(_Settings):
         description="A second policy that is asked for each request and not obeyed: metrics tell "
         "how often it would have chosen otherwise, and what it would have gained.",
     )
-    tenant_weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
-        default_factory=dict,
-        description="Shares of tenants in a queue, 1 where none is given. A tenant of weight 100 "
-        "is served before all others until it has had a hundred times their work.",
-    )
 
 
 class ChannelConfig(_Settings):

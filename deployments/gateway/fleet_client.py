@@ -28,13 +28,19 @@ from deployments.engine.channel.frames import (
 from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.streams import FrontEnd, Stream
-from deployments.router import Refusal, RemoteLoad, Request, Router, Traits
+from deployments.router import Refusal, RemoteLoad, Request, Router, Traits, Why
 from deployments.router.prefixes import block_hashes
 
 log = logging.getLogger("trireme.gateway")
 
 TICK_S = 0.05
 """How often queued requests are looked at when no frame makes a reason to."""
+
+MET = {
+    Why.FULL: "found no place in",
+    Why.WAITED: "waited too long in",
+    Why.DISPLACED: "made room for another tenant's in",
+}
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ class FleetClient:
         stream = Stream(request, number, submit, context, front_end)
         refusal = self.router.admit(request, now)
         if refusal is not None:
-            front_end.fail(stream, _error_of(refusal, "found no place in"))
+            front_end.fail(stream, _error_of(refusal))
             return
         self._streams[request_id] = stream
         self._by_number[number] = stream
@@ -181,8 +187,7 @@ class FleetClient:
 
     def _expire(self) -> None:
         for waiting, refusal in self.router.expired(self._now()):
-            error = _error_of(refusal, "waited too long in")
-            self._fail(self._streams[waiting.request.request_id], error)
+            self._fail(self._streams[waiting.request.request_id], _error_of(refusal))
 
     # -------------------------------------------------------------- fleet -> front-end
 
@@ -323,11 +328,11 @@ class FleetClient:
         return asyncio.get_running_loop().time()
 
 
-def _error_of(refusal: Refusal, what: str) -> TriremeError:
+def _error_of(refusal: Refusal) -> TriremeError:
     if refusal.no_replica:
         return NoReplica(retry_after_s=refusal.retry_after_s)
     return Overloaded(
-        f"The request {what} the queue for tier '{refusal.tier}' ({refusal.queued} wait). "
-        f"Try again in {refusal.retry_after_s:.0f} s.",
+        f"The request {MET[refusal.why]} the queue for tier '{refusal.tier}' "
+        f"({refusal.queued} wait). Try again in {refusal.retry_after_s:.0f} s.",
         retry_after_s=refusal.retry_after_s,
     )

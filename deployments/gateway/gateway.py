@@ -65,9 +65,7 @@ def make_router(config: TriremeConfig) -> Router:
     }
     models = tuple(model.name for model in config.models)
     routing = config.router
-    return Router(
-        models, tiers, routing.policy, routing.shadow, tenant_weights=routing.tenant_weights
-    )
+    return Router(models, tiers, routing.policy, routing.shadow)
 
 
 def _brown_out_of(tier: TierConfig) -> BrownOut | None:

@@ -14,6 +14,10 @@ from deployments.gateway.streams import Stream
 from deployments.router import Placed, Router
 from deployments.router.shadow import ShadowCount
 
+COVERAGE_ROUNDS = 20
+"""Every how many rounds of the fleet's ticker the predictor's coverage is worked out again: it
+moves with requests that end, not with steps."""
+
 
 @dataclass(frozen=True)
 class _TierMetrics:
@@ -40,6 +44,7 @@ class FleetMetrics:
         self._placements = self.metrics.counter("trireme_placements")
         self._shadow = self.metrics.counter("trireme_shadow_decisions")
         self._shadow_seen = ShadowCount()
+        self._rounds = 0
         self._decisions = self.metrics.histogram("trireme_router_decision_seconds")
         self._requests = self.metrics.counter("trireme_requests")
         self._retries = self.metrics.counter("trireme_retried_generations")
@@ -127,7 +132,9 @@ class FleetMetrics:
             gauge.set(counts[key])
         if router.shadow is not None:
             self._observe_shadow(router.shadow.count)
-        self._observe_coverage(router)
+        if self._rounds % COVERAGE_ROUNDS == 0:
+            self._observe_coverage(router)
+        self._rounds += 1
 
     def _observe_shadow(self, count: ShadowCount) -> None:
         seen, self._shadow_seen = self._shadow_seen, replace(count)

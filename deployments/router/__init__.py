@@ -5,7 +5,7 @@ from deployments.router.decisions import Decision
 from deployments.router.fleet import Flight, RemoteLoad, Replica, Request, Traits
 from deployments.router.predict import LogNormal
 from deployments.router.queues import QueueLimits
-from deployments.router.router import BrownOut, Lost, Placed, Refusal, Router, TierPolicy
+from deployments.router.router import BrownOut, Lost, Placed, Refusal, Router, TierPolicy, Why
 from deployments.router.tiers import TierAlias, resolve_tier, served_names
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "TierAlias",
     "TierPolicy",
     "Traits",
+    "Why",
     "resolve_tier",
     "served_names",
 ]

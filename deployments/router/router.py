@@ -1,12 +1,15 @@
 """The router of one gateway: admits, places, follows. Plain state and rules, driven from outside.
 
 A driver (the gateway, or a simulator) calls it with the time: ``admit`` when a request comes,
-``placements`` whenever something may have changed, ``on_tokens`` and ``on_finished`` as frames
-arrive, ``on_replica_lost`` when a connection breaks. Nothing here waits or does I/O.
+``placements`` whenever something may have changed, ``on_first_token``, ``on_outgrown`` and
+``on_finished`` as frames arrive, ``on_replica_lost`` when a connection breaks. Nothing here waits
+or does I/O.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from cluster.config import PolicyName, Tier
 from deployments.router.capacity import Slo
@@ -54,9 +57,17 @@ class TierPolicy:
     brown_out: BrownOut | None = None
 
 
+class Why(Enum):
+    """What a refused request met."""
+
+    FULL = "no place in its queue, or no prospect of being served in time"
+    WAITED = "it waited longer than its tier allows"
+    DISPLACED = "it made room in a full queue for one of a tenant with less in it"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The request is not admitted (or waited too long); retry in ``retry_after_s`` seconds.
+    """The request will not be served; retry in ``retry_after_s`` seconds.
 
     ``no_replica``: nothing that could serve it is reachable, rather than everything being busy.
     """
@@ -65,6 +76,7 @@ class Refusal:
     retry_after_s: float
     queued: int
     no_replica: bool
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +162,13 @@ class Router:
         if self.shadow is not None:
             self.shadow.policy.note(request, now)
         if queue.length(request.tier) and self._hopeless(request, now):
-            return self._refusal(request, now)
+            return self._refusal(request, Why.FULL, now)
         if queue.is_full(request.tier):
             last = queue.crowded_out(request)
             if last is None:
-                return self._refusal(request, now)
+                return self._refusal(request, Why.FULL, now)
             queue.remove(last.request.request_id)
-            self._displaced.append((last, self._refusal(last.request, now)))
+            self._displaced.append((last, self._refusal(last.request, Why.DISPLACED, now)))
         queue.push(request, request.predicted, now)
         return None
 
@@ -227,12 +239,18 @@ class Router:
         """Whose turn it is and where it goes: of the tenants that may go next, the one that finds
         most of its prompt cached, else the first that finds room."""
         best: tuple[Request, Choice] | None = None
+        refused_tokens = math.inf
         for waiting in queue.heads(tier, HEADS):
             request = waiting.request
+            need_tokens = request.prompt_tokens + request.predicted
+            # Of one tier, what found no room leaves none for anything larger; and what has no
+            # block cannot find more of itself cached than another did.
+            if need_tokens >= refused_tokens or (best is not None and not request.blocks):
+                continue
             choice = self.policy.choose(request, self.fleet, now)
-            if choice is not None and (
-                best is None or choice.cached_tokens > best[1].cached_tokens
-            ):
+            if choice is None:
+                refused_tokens = need_tokens
+            elif best is None or choice.cached_tokens > best[1].cached_tokens:
                 best = request, choice
         return best
 
@@ -240,7 +258,7 @@ class Router:
         """Take out what has waited longer than its tier allows, or had to make room."""
         displaced, self._displaced = self._displaced, []
         return displaced + [
-            (waiting, self._refusal(waiting.request, now))
+            (waiting, self._refusal(waiting.request, Why.WAITED, now))
             for queue in self.queues.values()
             for waiting in queue.expired(now)
         ]
@@ -337,13 +355,14 @@ class Router:
         rate = self._dispatched[request.model, request.tier].per_s(now)
         return queue.work_before(request) > rate * limit_s
 
-    def _refusal(self, request: Request, now: float) -> Refusal:
+    def _refusal(self, request: Request, why: Why, now: float) -> Refusal:
         queue = self.queues[request.model]
         return Refusal(
             tier=request.tier,
             retry_after_s=self.drain_s(request.model, request.tier, now),
             queued=queue.length(request.tier),
             no_replica=not self.fleet.open_to(request.model, request.tier),
+            why=why,
         )
 
     def drain_s(self, model: str, tier: Tier, now: float) -> float:

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from cluster.config import TIERS, Tier
-from deployments.router import RemoteLoad, Router
+from deployments.router import RemoteLoad, Request, Router, Why
+from deployments.router.fleet import Fleet
+from deployments.router.policies import Choice
 from deployments.router.router import (
     EVIDENT_WAIT,
     MAX_ATTEMPTS,
@@ -35,6 +37,42 @@ def order(router: Router, now: float = 0.0) -> list[str]:
     return [each.flight.request.request_id for each in router.placements(now)]
 
 
+def questions(router: Router) -> list[str]:
+    """The requests that the policy is asked about from now on, in order."""
+    asked: list[str] = []
+    choose = router.policy.choose
+
+    def noting(request: Request, fleet: Fleet, now: float) -> Choice | None:
+        asked.append(request.request_id)
+        return choose(request, fleet, now)
+
+    router.policy.choose = noting  # type: ignore[method-assign]
+    return asked
+
+
+def test_a_full_fleet_is_not_asked_again_for_those_who_need_as_much() -> None:
+    router = make_router(ROOMY)
+    join(router, "a", max_num_seqs=0)
+    for tenant in "abc":
+        admitted(router, request(tenant=tenant))
+    asked = questions(router)
+    assert order(router) == []
+    assert len(asked) == 1
+    admitted(router, request(tenant="e", prompt_tokens=10))
+    assert order(router) == []
+    assert len(asked) == 3  # the first again, and the one that needs less
+
+
+def test_only_requests_that_may_be_cached_are_compared_once_one_has_a_place() -> None:
+    router = make_router(ROOMY)
+    join(router, "a", max_num_seqs=1)
+    admitted(router, *(request(tenant=tenant, request_id=tenant) for tenant in "abc"))
+    admitted(router, request(tenant="d", request_id="d", blocks=(1, 2)))
+    asked = questions(router)
+    assert order(router) == ["a"]
+    assert asked[:2] == ["a", "d"]
+
+
 # ------------------------------------------------------------------ admission and its refusals
 
 
@@ -52,6 +90,7 @@ def test_a_full_queue_refuses_and_the_other_tiers_go_on(tier: Tier) -> None:
     refusal = router.admit(request(tier), 0.0)
     assert refusal is not None
     assert (refusal.tier, refusal.queued, refusal.no_replica) == (tier, QUEUED[tier], False)
+    assert refusal.why is Why.FULL
     for other in TIERS:
         if other != tier:
             assert router.admit(request(other), 0.0) is None

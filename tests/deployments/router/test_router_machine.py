@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cluster.config import TIERS, PolicyName, Tier
-from deployments.router import Flight, Placed, RemoteLoad, Replica, Request
+from deployments.router import Flight, Placed, RemoteLoad, Replica, Request, Why
 from deployments.router.fleet import MOST_PREFILL
 from deployments.router.policies import Verdict
 from deployments.router.policies.effort import EffortPolicy
@@ -285,7 +285,9 @@ class RouterMachine(RuleBasedStateMachine):
             request_id = waiting.request.request_id
             assert 1.0 <= refusal.retry_after_s <= MAX_RETRY_AFTER_S
             if self.displaced.pop(request_id, None) is not None:
+                assert refusal.why is Why.DISPLACED
                 continue
+            assert refusal.why is Why.WAITED
             request = self.queued.pop(request_id)
             self.requeued.discard(request_id)
             assert self.now - self.since_s[request_id] >= WAITS_S[request.tier] - 1e-6
