@@ -16,16 +16,18 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from enum import Enum
 
-from cluster.facts import KV_BLOCK_TOKENS
 from cluster.steptime import StepModel
 from deployments.engine.model.kv_cache import KvCache
+from deployments.engine.model.terms import (
+    EngineFull,
+    EngineLimits,
+    EngineLoad,
+    Event,
+    EventKind,
+    TooLarge,
+)
 from deployments.engine.model.work import Work
-
-WINDOW_BLOCKS = 9
-"""Blocks a request holds for the 18 layers with a window: 127 tokens back, and one begun."""
 
 STEP_TIME_WEIGHT = 0.1
 """Weight of the newest step in the moving average of the step time, as in the engine's host."""
@@ -33,59 +35,6 @@ STEP_TIME_WEIGHT = 0.1
 _ENDLESS = 1 << 60
 
 _WAITING, _PREFILLING, _DECODING, _GONE = 1, 2, 3, 4
-
-
-class EventKind(Enum):
-    FIRST_TOKEN = "first-token"
-    FINISHED = "finished"
-    PREEMPTED = "preempted"
-
-
-@dataclass(slots=True)
-class Event:
-    """What became of ``work`` at ``at_s``; ``tokens`` is how many it has written by then."""
-
-    kind: EventKind
-    work: Work
-    at_s: float
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """What a replica can do at once. ``kv_blocks`` are blocks of ``block_tokens`` tokens."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    kv_blocks: int
-    prefix_caching: bool = True
-    max_waiting: int = 1 << 20
-    block_tokens: int = KV_BLOCK_TOKENS
-    window_blocks: int = WINDOW_BLOCKS
-
-    def __post_init__(self) -> None:
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ValueError("max_num_batched_tokens is less than max_num_seqs")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """``prefill_tokens`` are prompt tokens still to compute, of running and waiting requests."""
-
-    running: int
-    waiting: int
-    kv_use: float
-    kv_free_tokens: int
-    step_s: float
-    prefill_tokens: int
-
-
-class TooLarge(ValueError):
-    """A request that this replica could never hold to its end."""
-
-
-class EngineFull(Exception):
-    """``max_waiting`` requests wait already."""
 
 
 Watcher = Callable[[int, float, int, float, int], None]
@@ -262,6 +211,14 @@ class EngineModel:
             self._pace_s(done),
             self._prefill_backlog,
         )
+
+    def steps_made(self, now: float) -> int:
+        """How many steps have ended by ``now``."""
+        return self._step + (self._steps_done(now) if self._planned else 0)
+
+    def holds(self, work_id: Hashable) -> bool:
+        """Whether this request is here."""
+        return work_id in self._works
 
     @property
     def busy(self) -> bool:

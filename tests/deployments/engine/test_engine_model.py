@@ -18,7 +18,8 @@ from deployments.engine.model import (
     TooLarge,
     Work,
 )
-from deployments.engine.model.engine_model import _DECODING, _PREFILLING, WINDOW_BLOCKS
+from deployments.engine.model.engine_model import _DECODING, _PREFILLING
+from deployments.engine.model.terms import WINDOW_BLOCKS
 
 FIRST, FINISHED, PREEMPTED = EventKind.FIRST_TOKEN, EventKind.FINISHED, EventKind.PREEMPTED
 BLOCK = 16
