@@ -28,7 +28,7 @@ from typing import get_args
 from rich.console import Console
 
 from autoscaling.simulator.result import RunResult
-from autoscaling.simulator.scenario import SLO_DEFAULTS, Scenario
+from autoscaling.simulator.scenario import Scenario
 from autoscaling.simulator.summary import Figures, Summary, quantile, summarise
 from autoscaling.simulator.work import Arrival, Outcome
 from autoscaling.simulator.workloads import Traffic
@@ -36,7 +36,7 @@ from autoscaling.simulator.workloads.settings import Replay, WorkloadSettings
 from autoscaling.simulator.world import run
 from benchmarks.live_cluster import Played, play, reply_tokens, settings_of
 from benchmarks.measure import arguments, report
-from cluster.config import TIERS, PolicyName, Tier
+from cluster.config import TIER_DEFAULTS, TIERS, PolicyName, Tier
 from cluster.steptime import step_model
 
 POLICIES: tuple[PolicyName, ...] = ("effort", "least-requests", "round-robin")
@@ -85,7 +85,7 @@ def scenario_of(load: Load, replicas: int = REPLICAS) -> Scenario:
             "prior_output_tokens_mean": load.means[tier],
             "prior_sigma": load.sigma,
             # Who has waited longer has missed the SLO.
-            "max_queue_wait_s": SLO_DEFAULTS[tier]["ttft_s"],
+            "max_queue_wait_s": TIER_DEFAULTS[tier]["slo"]["ttft_s"],
         }
         for tier in TIERS
     }

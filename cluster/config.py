@@ -514,6 +514,13 @@ TIER_DEFAULTS: dict[Tier, dict[str, Any]] = {
 }
 
 
+def _filled(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    slo = given.get("slo")
+    if isinstance(slo, dict):
+        given = {**given, "slo": {**defaults["slo"], **slo}}
+    return {**defaults, **given}
+
+
 def _tier(tier: Tier) -> TierConfig:
     return TierConfig.model_validate(TIER_DEFAULTS[tier])
 
@@ -556,7 +563,7 @@ class TiersConfig(_Settings):
         if not isinstance(data, dict):
             return data
         return {
-            key: {**TIER_DEFAULTS[key], **value}
+            key: _filled(value, TIER_DEFAULTS[key])
             if key in TIERS and isinstance(value, dict)
             else value
             for key, value in data.items()

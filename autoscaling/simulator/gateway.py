@@ -9,19 +9,16 @@ from autoscaling.simulator.events import Agenda
 from autoscaling.simulator.replica import SimReplica, text_of
 from autoscaling.simulator.scenario import Scenario
 from autoscaling.simulator.work import Arrival, Outcome, Status
-from cluster.config import TIERS, PolicyName
+from cluster.config import PolicyName
 from deployments.engine.model import Event, EventKind, Work
 from deployments.router import (
     Flight,
-    LogNormal,
-    QueueLimits,
     RemoteLoad,
     Request,
     Router,
-    Slo,
-    TierPolicy,
 )
 from deployments.router.prefixes import BLOCK_TOKENS
+from deployments.router.settings import tier_policies
 
 TICK_S = 0.05
 """How often a gateway looks after what waits, as the live one does."""
@@ -31,14 +28,7 @@ MODEL = "model"
 
 def make_router(scenario: Scenario, policy: PolicyName) -> Router:
     """The production router with the scenario's settings."""
-    tiers = {}
-    for tier in TIERS:
-        settings, slo = scenario.tiers.of(tier), scenario.slo.of(tier)
-        tiers[tier] = TierPolicy(
-            QueueLimits(settings.max_queued, settings.max_queue_wait_s, settings.priority),
-            LogNormal.from_mean(settings.prior_output_tokens_mean, settings.prior_sigma),
-            Slo(slo.ttft_s, slo.tpot_s),
-        )
+    tiers = tier_policies(scenario.tiers)
     return Router((MODEL,), tiers, policy, tenant_weights=scenario.tenant_weights)
 
 

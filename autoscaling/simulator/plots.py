@@ -102,9 +102,8 @@ def _goodput_bars(runs: Sequence[Run]) -> str:
 
 def all_plots(scenario: Scenario, runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Captions and SVGs."""
-    slo = scenario.slo
-    ttft = {tier: slo.of(tier).ttft_s for tier in TIERS}
-    tpot = {tier: slo.of(tier).tpot_s for tier in TIERS}
+    ttft = {tier: scenario.slo(tier).ttft_s for tier in TIERS}
+    tpot = {tier: scenario.slo(tier).tpot_s for tier in TIERS}
     with matplotlib.rc_context({"font.size": 8.5, "axes.titlesize": 9, "text.parse_math": False}):
         found = [
             ("Goodput", _goodput_bars(runs)),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,6 @@ from autoscaling.simulator.workloads.settings import (
     Positive,
     Settings,
     WorkloadSettings,
-    filled,
 )
 from autoscaling.simulator.workloads.trace import read_trace
 from cluster.config import TIERS, Label, Tier, TiersConfig, refuse
@@ -19,6 +18,8 @@ from cluster.errors import Fault
 from cluster.facts import GPT_OSS_120B, gpu_bytes_of, kv_bytes_per_token, kv_pool_bytes, weights_fit
 from cluster.loading import load_as
 from cluster.steptime import measured, step_model
+from deployments.router.capacity import Slo
+from deployments.router.settings import slo_of
 
 GPU_MEMORY_UTILIZATION = 0.9
 """As a pool's default in `trireme.yaml`."""
@@ -171,45 +172,6 @@ class Gateways(Settings):
     )
 
 
-class Slo(Settings):
-    """What a tier's clients are promised. A request keeps it when every part holds."""
-
-    ttft_s: Positive = Field(description="Time to the first token of any channel, in seconds.")
-    tpot_s: Positive = Field(description="Mean time per output token after the first, in seconds.")
-    ttfa_s: Positive | None = Field(
-        default=None, description="Time to the first token of the answer, in seconds; None: any."
-    )
-
-
-# After MLPerf's limits for gpt-oss-120b (server 3 s and 80 ms, interactive 2 s and 15 ms).
-SLO_DEFAULTS: dict[Tier, dict[str, Any]] = {
-    "low": {"ttft_s": 1.0, "tpot_s": 0.015},
-    "medium": {"ttft_s": 2.0, "tpot_s": 0.025},
-    "high": {"ttft_s": 3.0, "tpot_s": 0.080},
-}
-
-
-def _slo(tier: Tier) -> Slo:
-    return Slo.model_validate(SLO_DEFAULTS[tier])
-
-
-class Slos(Settings):
-    """The promises of the three tiers."""
-
-    low: Slo = Field(default_factory=lambda: _slo("low"), description="Low effort.")
-    medium: Slo = Field(default_factory=lambda: _slo("medium"), description="Medium effort.")
-    high: Slo = Field(default_factory=lambda: _slo("high"), description="High effort.")
-
-    def of(self, tier: Tier) -> Slo:
-        """The promise of `tier`."""
-        return {"low": self.low, "medium": self.medium, "high": self.high}[tier]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, data: Any) -> Any:
-        return filled(data, SLO_DEFAULTS)
-
-
 class FaultEvent(Settings):
     """Something that goes wrong."""
 
@@ -269,12 +231,12 @@ class Scenario(Settings):
     fleet: Fleet = Field(default_factory=Fleet, description="The replicas and their pools.")
     gateways: Gateways = Field(default_factory=Gateways, description="The gateways.")
     tiers: TiersConfig = Field(
-        default_factory=TiersConfig, description="The tiers' queues, as in trireme.yaml."
+        default_factory=TiersConfig,
+        description="The tiers' queues, priors and objectives, as in trireme.yaml.",
     )
     tenant_weights: dict[str, Positive] = Field(
-        default_factory=dict, description="Tenants' shares of a queue, as in trireme.yaml."
+        default_factory=dict, description="Tenants' shares of a queue."
     )
-    slo: Slos = Field(default_factory=Slos, description="What clients are promised.")
     workload: WorkloadSettings = Field(
         default_factory=WorkloadSettings, description="Who sends requests."
     )
@@ -284,6 +246,10 @@ class Scenario(Settings):
     def measured_s(self) -> tuple[float, float]:
         """From when until when (exclusively) requests must first come to count in figures."""
         return self.warmup_s, self.duration_s - self.cooldown_s
+
+    def slo(self, tier: Tier) -> Slo:
+        """What clients of `tier` are promised."""
+        return slo_of(self.tiers.of(tier))
 
     def at_rate(self, factor: float) -> Self:
         """The same scenario with `factor` times the load."""

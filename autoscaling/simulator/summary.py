@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autoscaling.simulator.result import RunResult, Sample
-from autoscaling.simulator.scenario import Scenario, Slo
+from autoscaling.simulator.scenario import Scenario
 from autoscaling.simulator.work import Outcome
 from cluster.config import TIERS, Tier
+from deployments.router.capacity import Slo
 
 CURVE = (*(i / 200 for i in range(1, 200)), 0.999)
 """The shares of requests at which distributions are kept, for plots."""
@@ -94,7 +95,7 @@ def summarise(result: RunResult, scenario: Scenario) -> Summary:
         for outcome in result.outcomes
         if start_s <= outcome.arrival.at_s - outcome.arrival.waited_s < end_s
     ]
-    slos = {tier: scenario.slo.of(tier) for tier in TIERS}
+    slos = {tier: scenario.slo(tier) for tier in TIERS}
     kept = [outcome for outcome in counted if keeps(outcome, slos[outcome.arrival.tier])]
     window_s = end_s - start_s
     tenants = _tenants(counted, kept)
@@ -121,8 +122,6 @@ def keeps(outcome: Outcome, slo: Slo) -> bool:
         return False
     waited_s = outcome.arrival.waited_s
     if not outcome.ttft_s + waited_s <= slo.ttft_s:
-        return False
-    if slo.ttfa_s is not None and not _ttfa_s(outcome) <= slo.ttfa_s:
         return False
     return not outcome.tpot_s > slo.tpot_s
 

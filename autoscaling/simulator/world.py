@@ -107,15 +107,12 @@ class World:
             len(self.replicas), pool, steps, self.agenda, len(self.gateways), self._on_events
         )
         self.replicas.append(replica)
-        left_s = self._paid_until() - self.agenda.now
+        left_s = self.scenario.duration_s - self.agenda.now
         self._gpu_seconds += max(0.0, left_s) * pool.tensor_parallel_size
         if ready_in_s > 0.0:
             self.agenda.at(self.agenda.now + ready_in_s, self._ready, replica)
         else:
             self._ready(replica)
-
-    def _paid_until(self) -> float:
-        return self.scenario.duration_s
 
     def _ask(self, join: Join) -> None:
         pool = next(each for each in self.scenario.fleet.pools if each.name == join.pool)

@@ -26,7 +26,7 @@ def router_bound(scenario: Scenario) -> Bound:
     each = {}
     for tier in TIERS:
         demand = Demand(1.0, PROMPT_TOKENS, OUTPUTS[tier])
-        tpot_s, kv_tokens = scenario.slo.of(tier).tpot_s, pool.kv_tokens_of_a_replica()
+        tpot_s, kv_tokens = scenario.slo(tier).tpot_s, pool.kv_tokens_of_a_replica()
         each[tier] = capacity(steps, demand, tpot_s, pool.max_num_seqs, kv_tokens).per_s
     return best_partition(each, WEIGHTS, pool.replicas)
 
@@ -45,7 +45,7 @@ def true_bound(scenario: Scenario) -> Bound:
         within = [
             batch
             for batch in range(1, most + 1)
-            if _step_s(steps, batch, context, OUTPUTS[tier]) <= scenario.slo.of(tier).tpot_s
+            if _step_s(steps, batch, context, OUTPUTS[tier]) <= scenario.slo(tier).tpot_s
         ]
         batch = max(within, default=1)
         each[tier] = batch / (OUTPUTS[tier] * _step_s(steps, batch, context, OUTPUTS[tier]))

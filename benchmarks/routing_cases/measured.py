@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from autoscaling.simulator.result import RunResult
-from autoscaling.simulator.scenario import Scenario, Slo
+from autoscaling.simulator.scenario import Scenario
 from autoscaling.simulator.summary import keeps
 from autoscaling.simulator.work import Outcome
 from cluster.config import TIERS, Tier
+from deployments.router.capacity import Slo
 
 
 class Miss(StrEnum):
@@ -71,7 +72,7 @@ def measure(result: RunResult, scenario: Scenario) -> Measured:
     tiers: dict[Tier, OfTier] = {}
     for tier in TIERS:
         own = [each for each in counted if each.arrival.tier == tier]
-        slo = scenario.slo.of(tier)
+        slo = scenario.slo(tier)
         if own:
             tiers[tier] = _of_tier(own, slo)
     tokens = sum(each.tokens for each in counted)

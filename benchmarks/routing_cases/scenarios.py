@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoscaling.simulator.scenario import SLO_DEFAULTS, Scenario
-from cluster.config import TIERS, Tier
+from autoscaling.simulator.scenario import Scenario
+from cluster.config import TIER_DEFAULTS, TIERS, Tier
 
 Settings = Mapping[str, Any]
 
@@ -35,7 +35,8 @@ the cluster near its steady state. In the first minute 1.5 times as many high re
 
 WARMUP_S, MEASURED_S, COOLDOWN_S = 240.0, 360.0, 40.0
 
-UNIFORM: Mapping[Tier, Settings] = {tier: {"ttft_s": 2.0, "tpot_s": 0.025} for tier in TIERS}
+OWN: Mapping[Tier, Settings] = {tier: TIER_DEFAULTS[tier]["slo"] for tier in TIERS}
+UNIFORM: Mapping[Tier, Settings] = {tier: {"ttft_s": 2.0, "tpot_ms": 25.0} for tier in TIERS}
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ def mixed_tiers(
     weights: Mapping[Tier, float] = WEIGHTS,
     shifts: Sequence[Settings] = (),
     prompts: Settings = PROMPTS,
-    slo: Mapping[Tier, Settings] = SLO_DEFAULTS,
+    slo: Mapping[Tier, Settings] = OWN,
+    tenants: Sequence[Settings] = (),
     **changes: Any,
 ) -> Scenario:
     """The experiment's scenario, or a change of it; ``changes`` are the scenario's own fields."""
-    asked = [open_loop(weights, prompts, shifts=shifts)]
+    asked = [open_loop(weights, prompts, shifts=shifts, tenants=tenants)]
     high = weights.get("high", 0.0) / sum(weights.values())
     if high:
         asked.append(
@@ -89,14 +91,16 @@ def open_loop(
     prompts: Settings = PROMPTS,
     *,
     shifts: Sequence[Settings] = (),
+    tenants: Sequence[Settings] = (),
     **arrivals: Any,
 ) -> dict[str, Any]:
     """Clients in bursts, of tiers with these weights."""
-    return {
+    asked = {
         "arrivals": {"rate_per_s": 1.0, "cv": CV, **arrivals},
         "prompts": prompts,
         "mix": {**mix(weights), "shifts": list(shifts)},
     }
+    return {**asked, "tenants": list(tenants)} if tenants else asked
 
 
 def mix(weights: Mapping[Tier, float]) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def mix(weights: Mapping[Tier, float]) -> dict[str, Any]:
 
 def scenario(
     workload: dict[str, Any],
-    slo: Mapping[Tier, Settings] = SLO_DEFAULTS,
+    slo: Mapping[Tier, Settings] = OWN,
     *,
     kv_tokens: int | None = None,
     replicas: int = REPLICAS,
@@ -125,11 +129,11 @@ def scenario(
         "warmup_s": WARMUP_S,
         "cooldown_s": COOLDOWN_S,
         "fleet": {"pools": [{**pool, "max_num_seqs": MAX_NUM_SEQS, "kv_tokens": kv_tokens}]},
-        "slo": dict(slo),
         "tiers": {
             tier: {
                 "prior_output_tokens_mean": OUTPUTS[tier],
                 "prior_sigma": SIGMA,
+                "slo": slo[tier],
                 "max_queue_wait_s": slo[tier]["ttft_s"],
             }
             for tier in TIERS

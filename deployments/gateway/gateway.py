@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cluster.config import TIERS, PoolConfig, Tier, TierConfig, TriremeConfig
+from cluster.config import TIERS, PoolConfig, Tier, TriremeConfig
 from cluster.ops import OpsListener, exposition_off_loop
 from cluster.steptime import StepModel, step_model
 from deployments.compat import vllm as compat
@@ -19,14 +19,10 @@ from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.model_core import ModelCore
 from deployments.gateway.settings import GatewaySettings
 from deployments.router import (
-    BrownOut,
-    LogNormal,
-    QueueLimits,
     Router,
-    Slo,
-    TierPolicy,
     served_names,
 )
+from deployments.router.settings import tier_policies
 from deployments.sources import local_source
 
 REFERENCE_GPU = "H200"
@@ -48,29 +44,9 @@ def step_model_of(pool: PoolConfig) -> StepModel:
 
 def make_router(config: TriremeConfig) -> Router:
     """The router that the configuration describes."""
-    tiers = {
-        tier: TierPolicy(
-            QueueLimits(
-                max_queued=config.tiers.of(tier).max_queued,
-                max_wait_s=config.tiers.of(tier).max_queue_wait_s,
-                priority=config.tiers.of(tier).priority,
-            ),
-            LogNormal.from_mean(
-                config.tiers.of(tier).prior_output_tokens_mean, config.tiers.of(tier).prior_sigma
-            ),
-            Slo(config.tiers.of(tier).slo.ttft_s, config.tiers.of(tier).slo.tpot_ms / 1000.0),
-            _brown_out_of(config.tiers.of(tier)),
-        )
-        for tier in TIERS
-    }
     models = tuple(model.name for model in config.models)
     routing = config.router
-    return Router(models, tiers, routing.policy, routing.shadow)
-
-
-def _brown_out_of(tier: TierConfig) -> BrownOut | None:
-    settings = tier.brown_out
-    return None if settings is None else BrownOut(settings.to, settings.above_wait_s)
+    return Router(models, tier_policies(config.tiers), routing.policy, routing.shadow)
 
 
 class Gateway:

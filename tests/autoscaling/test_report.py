@@ -22,7 +22,7 @@ WORLD = scenario(
     },
     duration_s=60.0,
     fleet={"pools": [{"replicas": 12}]},
-    slo={tier: {"ttft_s": 2.0} for tier in ("low", "medium", "high")},
+    tiers={tier: {"slo": {"ttft_s": 2.0}} for tier in ("low", "medium", "high")},
 )
 
 

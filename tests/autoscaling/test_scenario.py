@@ -40,8 +40,8 @@ def test_the_mixed_tiers_scenario_is_the_researched_one() -> None:
     assert (pool.replicas, pool.gpu, pool.tensor_parallel_size) == (8, "H200", 2)
     assert workload.mix.weights() == (0.5, 0.35, 0.15)
     assert workload.arrivals.cv == 1.5
-    assert [found.slo.of(tier).ttft_s for tier in ("low", "medium", "high")] == [1, 2, 3]
-    assert [found.slo.of(tier).tpot_s for tier in ("low", "medium", "high")] == [0.015, 0.025, 0.08]
+    assert [found.slo(tier).ttft_s for tier in ("low", "medium", "high")] == [1, 2, 3]
+    assert [found.slo(tier).tpot_s for tier in ("low", "medium", "high")] == [0.015, 0.025, 0.08]
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -64,11 +64,6 @@ def test_memory_left_by_the_weights_is_the_kv_cache_unless_given() -> None:
     # 2 × 143,771 MiB × 0.9, less 64.38 GiB of weights and 2 × 6 GiB: 176 GiB at 36 KiB a token.
     assert pool.kv_tokens_of_a_replica() == pytest.approx(176.3 * 2**30 / 36_864, rel=0.01)
     assert pool.model_copy(update={"kv_tokens": 5000}).kv_tokens_of_a_replica() == 5000
-
-
-def test_an_slo_given_in_part_keeps_the_rest_of_its_tier() -> None:
-    found = scenario(OPEN, slo={"high": {"ttft_s": 9}})
-    assert (found.slo.high.ttft_s, found.slo.high.tpot_s, found.slo.low.ttft_s) == (9, 0.08, 1)
 
 
 def test_every_fault_is_told_at_once_with_its_path_and_remedy(file: Path) -> None:

@@ -50,6 +50,12 @@ def test_a_tier_given_in_part_keeps_its_own_defaults() -> None:
     assert tiers.high.priority > tiers.medium.priority > tiers.low.priority
 
 
+def test_objectives_given_in_part_keep_the_rest_of_their_tier() -> None:
+    tiers = TiersConfig.model_validate({"high": {"slo": {"ttft_s": 9}}})
+    assert (tiers.high.slo.ttft_s, tiers.high.slo.tpot_ms) == (9, 80)
+    assert tiers.low.slo.ttft_s == 1
+
+
 def test_each_tier_is_found_by_its_name() -> None:
     tiers = TiersConfig()
     assert [tiers.of(tier) for tier in TIERS] == [tiers.low, tiers.medium, tiers.high]

@@ -23,7 +23,7 @@ NOTHING: Mapping[str, int] = MappingProxyType({})
 
 MARGIN = 0.92
 """Share of a TPOT objective that a step may take, as batches vary around the prediction
-(docs/decisions.md §8 has the figures)."""
+(docs/decisions.md §9 has the figures)."""
 
 SPILL_SLACK = 0.75
 """A looser tier enters a stricter tier's zone only while its step has so much of the objective."""
