@@ -8,14 +8,17 @@ under the same streams over HTTP:
   the gateway's own work);
 * handles: Serve's default proxy → front-end → engine through a streaming deployment handle.
 
-The first two are served by one process and measured in turn; the third by a cluster with Serve's
-default settings, which ``--quick`` leaves out. CPU is counted while all streams run and none begins
-or ends: the cost of a token, not of a request.
+The first two are served by one process and measured in turn, many times over: the front-end alone
+varies by more than the hop costs, so what counts is the difference within a pair of turns, which is
+printed with its 95 % interval. The third is served by a cluster with Serve's default settings,
+which ``--quick`` leaves out. CPU is counted while all streams run and none begins or ends: the cost
+of a token, not of a request.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import os
 import shutil
 import statistics
@@ -25,6 +28,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +65,29 @@ STEP_S = 0.050
 """Slow enough that all processes, the client among them, leave a small machine half idle: where
 hyper-threads or caches are fought for, CPU time stretches with what else runs."""
 
-SETTLE_S, IDLE_S = 3.0, 2.0
 WARM_UP, FIRSTS = 2, 9
 IN_PROCESS = "/in-process"
 WAYS = ("trireme", "in-process", "handles")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a turn of one way is, and how many turns each way has."""
+
+    rounds: int
+    settle_s: float
+    window_s: float
+    idle_s: float
+
+
+FULL = Plan(rounds=12, settle_s=3.0, window_s=10.0, idle_s=2.0)
+HANDLES = Plan(rounds=2, settle_s=3.0, window_s=10.0, idle_s=2.0)
+QUICK = Plan(rounds=1, settle_s=1.5, window_s=3.0, idle_s=1.0)
+T_95 = {1: math.nan, 2: 12.71, 12: 2.20}
+"""Student's t for a 95 % interval of the mean of so many differences."""
+
+Turn = tuple[dict[str, float], float]
+"""CPU µs a token by role, and the median time to first token of streams that are alone (s)."""
 
 
 def settings(streams: int, port: int) -> TriremeConfig:
@@ -144,9 +167,13 @@ class HandleCore:
     async def _follow(self, request_id: str, submit: Any) -> None:
         from deployments.compat import vllm as compat
 
-        async for tokens, finish in self._handle.generate.remote(request_id, submit):
-            output = _core_output(request_id, tokens, finish)
-            self._outputs.put_nowait(compat.EngineCoreOutputs(outputs=[output]))
+        answers = self._handle.generate.remote(request_id, submit)
+        try:
+            async for tokens, finish in answers:
+                output = _core_output(request_id, tokens, finish)
+                self._outputs.put_nowait(compat.EngineCoreOutputs(outputs=[output]))
+        finally:
+            answers.cancel()
 
     async def get_output_async(self) -> Any:
         return await self._outputs.get()
@@ -174,7 +201,9 @@ class HandleEngine:
             step = await self._core.next_step()
             for output in step.outputs:
                 packed = self._core.pack(output, 0)
-                self._streams[output.request_id].put_nowait((packed.tokens, packed.finish))
+                queue = self._streams.get(output.request_id)
+                if queue is not None:
+                    queue.put_nowait((packed.tokens, packed.finish))
 
     async def generate(
         self, request_id: str, submit: Any
@@ -183,10 +212,13 @@ class HandleEngine:
         queue = self._streams[request_id] = asyncio.Queue()
         await self._core.submit(request_id, submit)
         finish = None
-        while finish is None:
-            tokens, finish = await queue.get()
-            yield tokens, finish
-        del self._streams[request_id]
+        try:
+            while finish is None:
+                tokens, finish = await queue.get()
+                yield tokens, finish
+        finally:
+            await self._core.abort([request_id])
+            del self._streams[request_id]
 
 
 def _submission(request: Any) -> Any:
@@ -342,17 +374,17 @@ async def times_to_first(url: str, prefix: str, samples: int) -> list[float]:
 
 
 async def steady(
-    url: str, prefix: str, streams: int, window_s: float, pids: dict[str, list[int]]
+    url: str, prefix: str, streams: int, plan: Plan, pids: dict[str, list[int]]
 ) -> tuple[dict[str, float], int]:
     """CPU seconds by role, and chunks, while ``streams`` run and none begins or ends."""
     chunks = Chunks()
     async with http_client(url, streams) as client:
         running = [asyncio.create_task(stream_once(client, prefix, chunks)) for _ in range(streams)]
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(plan.settle_s)
         if chunks.count < streams:
             raise SystemExit(f"{prefix}: {chunks.count} chunks of {streams} streams so far")
         before, counted = {role: cpu_s(each) for role, each in pids.items()}, chunks.count
-        await asyncio.sleep(window_s)
+        await asyncio.sleep(plan.window_s)
         spent = {role: cpu_s(each) - before[role] for role, each in pids.items()}
         counted = chunks.count - counted
         for task in running:
@@ -378,36 +410,46 @@ def by_role(pids: list[int]) -> dict[str, list[int]]:
     return roles
 
 
-def measure(
-    way: str, url: str, pids: list[int], streams: int, window_s: float
-) -> tuple[dict[str, float], float]:
-    """CPU µs a token by role, and the median time to first token of single streams (seconds)."""
+def measure(way: str, url: str, pids: list[int], streams: int, plan: Plan) -> Turn:
+    """One turn of ``way``."""
     prefix = IN_PROCESS if way == "in-process" else ""
     firsts = asyncio.run(times_to_first(url, prefix, WARM_UP + FIRSTS))[WARM_UP:]
     roles = by_role(pids)
     if way == "in-process":
         del roles["engine"]
-    time.sleep(1.0)  # what the streams that were left still cost
+    time.sleep(plan.idle_s / 2)  # what the streams that were left still cost
     before = {role: cpu_s(each) for role, each in roles.items()}
-    time.sleep(IDLE_S)
-    idle_per_s = {role: (cpu_s(each) - before[role]) / IDLE_S for role, each in roles.items()}
-    spent, chunks = asyncio.run(steady(url, prefix, streams, window_s, roles))
+    time.sleep(plan.idle_s)
+    idle_per_s = {role: (cpu_s(each) - before[role]) / plan.idle_s for role, each in roles.items()}
+    spent, chunks = asyncio.run(steady(url, prefix, streams, plan, roles))
     costs = {
-        role: 1e6 * max(0.0, cpu - idle_per_s[role] * window_s) / chunks
+        role: 1e6 * max(0.0, cpu - idle_per_s[role] * plan.window_s) / chunks
         for role, cpu in spent.items()
     }
     return costs, statistics.median(firsts)
 
 
-def _middle(rounds: list[tuple[dict[str, float], float]]) -> tuple[dict[str, float], float]:
-    """Medians over the rounds."""
-    costs = {role: statistics.median(cost[role] for cost, _ in rounds) for role in rounds[0][0]}
-    return costs, statistics.median(first for _, first in rounds)
+def middle(turns: list[Turn]) -> Turn:
+    """Medians over the turns."""
+    costs = {role: statistics.median(cost[role] for cost, _ in turns) for role in turns[0][0]}
+    return costs, statistics.median(first for _, first in turns)
+
+
+def added(turns: list[Turn], base: list[Turn]) -> tuple[float, float]:
+    """Mean of what a turn costs more than the base's of the same round, and half of the 95 %
+    interval, µs a token; NaN for a single round."""
+    each = [
+        sum(costs.values()) - sum(its.values())
+        for (costs, _), (its, _) in zip(turns, base, strict=True)
+    ]
+    if len(each) < 2:
+        return each[0], math.nan
+    return statistics.mean(each), T_95[len(each)] * statistics.stdev(each) / math.sqrt(len(each))
 
 
 def with_cluster(
-    default: bool, ways: tuple[str, ...], streams: int, window_s: float, rounds: int
-) -> dict[str, tuple[dict[str, float], float]]:
+    default: bool, ways: tuple[str, ...], streams: int, plan: Plan
+) -> dict[str, list[Turn]]:
     """Start the cluster in a child process, measure ``ways`` in it, and end all of it."""
     run_dir = Path(tempfile.mkdtemp(prefix="hop-"))
     cluster_id = run_dir.name
@@ -434,11 +476,11 @@ def with_cluster(
             raise SystemExit((run_dir / "log").read_text()[-2000:])
         pids = [process.pid for process in members(cluster_id, run_dir)]
         url = f"http://127.0.0.1:{port}"
-        measured: dict[str, list[tuple[dict[str, float], float]]] = defaultdict(list)
-        for _ in range(rounds):  # the ways in turn, so that a noisy minute meets all of them
-            for way in ways:
-                measured[way].append(measure(way, url, pids, streams, window_s))
-        return {way: _middle(each) for way, each in measured.items()}
+        measured: dict[str, list[Turn]] = {way: [] for way in ways}
+        for turn in range(plan.rounds):  # in turn, so that a noisy minute meets all of them
+            for way in ways if turn % 2 else reversed(ways):
+                measured[way].append(measure(way, url, pids, streams, plan))
+        return measured
     finally:
         child.kill()
         end_all(lambda: members(cluster_id, run_dir), 2.0)
@@ -454,13 +496,15 @@ def main() -> None:
         default, port, streams, run_dir = json.loads(options.cluster)
         run_cluster(default, port, streams, Path(run_dir))
         return
-    window_s, rounds = (4.0, 1) if options.quick else (15.0, 5)
-    results = with_cluster(False, WAYS[:2], options.streams, window_s, rounds)
+    turns = with_cluster(False, WAYS[:2], options.streams, QUICK if options.quick else FULL)
     if not options.quick:  # importing vLLM once more takes longer than a quick run may
-        results |= with_cluster(True, WAYS[2:], options.streams, window_s, 2)
+        turns |= with_cluster(True, WAYS[2:], options.streams, HANDLES)
+    results = {way: middle(each) for way, each in turns.items()}
+    hop_us, give_us = added(turns["trireme"], turns["in-process"])
     base_costs, base_first = results["in-process"]
     base = sum(base_costs.values())
-    figures, rows = {}, []
+    figures = {"hop/us per token": hop_us, "hop/95 % interval, half, us": give_us}
+    rows = []
     for way, (costs, first) in results.items():
         total = sum(costs.values())
         figures[f"{way}/us per token"] = total
@@ -471,7 +515,7 @@ def main() -> None:
                 way,
                 *parts,
                 f"{total:.1f}  ×{total / base:.2f}",
-                f"{total - base:+.1f}",
+                f"{hop_us:+.1f} ± {give_us:.1f}" if way == "trireme" else f"{total - base:+.1f}",
                 f"{1000 * first:.1f}",
                 f"{1000 * (first - base_first):+.1f}",
             ]
