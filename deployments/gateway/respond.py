@@ -24,6 +24,8 @@ _ERROR_EVENTS = (b'data: {"error"', b"event: error")
 # What does not pass through a stream as it is.
 _NOTED_EVENTS = _ERROR_EVENTS + FINAL_EVENTS
 _OURS = (b"x-request-id", b"cache-control", b"x-accel-buffering")
+# In JSON text quotes are escaped, so this is a field wherever it stands.
+_USAGE = b'"usage":{'
 
 
 class _State(Enum):
@@ -75,6 +77,7 @@ class Reply:
             if (
                 self._context.failure is None
                 and message.get("more_body")
+                and self._context.asked_tier is None
                 and not body.startswith(_NOTED_EVENTS)
             ):
                 self._last = body
@@ -94,6 +97,9 @@ class Reply:
             await self._end_stream(fault_of(self._context.failure))
         elif body.startswith(_NOTED_EVENTS):
             await self._pass_noted(body)
+        elif message.get("more_body"):  # of a tier that was not asked for
+            self._last = self._with_tier_told(body)
+            await self._send({**message, "body": self._last})
         else:
             self._complete(200 if self._head is None else self._head["status"])
             await self._send(message)
@@ -102,8 +108,16 @@ class Reply:
         if event.startswith(_ERROR_EVENTS):
             await self._end_stream(self._event_fault(event))
         else:
-            self._last = repaired_event(event)
+            self._last = self._with_tier_told(repaired_event(event))
             await self._send({"type": "http.response.body", "body": self._last, "more_body": True})
+
+    def _with_tier_told(self, body: bytes) -> bytes:
+        """``body`` with the tier that served it in its usage, where another was asked for."""
+        context = self._context
+        if context.asked_tier is None:
+            return body
+        told = f'"asked_tier":"{context.asked_tier}","served_tier":"{context.tier}",'
+        return body.replace(_USAGE, _USAGE + told.encode(), 1)
 
     def _event_fault(self, event: bytes) -> Fault:
         return event_fault(event, self._context.request_id, self._route.text_field)
@@ -135,8 +149,10 @@ class Reply:
         if head is None:
             raise RuntimeError("a response body came before its head")
         unary = final and not _streams(head["headers"])
-        if unary and self._route.kind == "responses":
-            body = repaired_body(b"".join(message.get("body", b"") for message in held))
+        repaired = self._route.kind == "responses"
+        if unary and (repaired or self._context.asked_tier is not None):
+            body = b"".join(message.get("body", b"") for message in held)
+            body = self._with_tier_told(repaired_body(body) if repaired else body)
             held = [{"type": "http.response.body", "body": body}]
             kept = [each for each in head["headers"] if each[0].lower() != b"content-length"]
             head["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
