@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cluster.errors import Fault
 from cluster.facts import TENSOR_PARALLEL_SIZES, facts_for
+from cluster.schedule import HOW_TO_SCHEDULE, parse_rule
 from cluster.steptime import measured, step_model
 
 Tier = Literal["low", "medium", "high"]
@@ -197,6 +199,55 @@ class SimulatedEngineConfig(_Settings):
     )
 
 
+class PoolScalingConfig(_Settings):
+    """Between which sizes the autoscaler moves a pool, and what its replicas take."""
+
+    min_replicas: int = Field(
+        default=1,
+        ge=0,
+        le=4096,
+        description="Least replicas. 0: none after a long silence; the request that ends it waits "
+        "in its gateway while one starts.",
+    )
+    max_replicas: int = Field(default=8, ge=1, le=4096, description="Most replicas.")
+    schedules: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Bounds by the clock, such as `weekdays 08:00-19:00 >= 4` or "
+        "`daily 22:00-06:00 <= 2`, in autoscaling.timezone. They tighten min_replicas and "
+        "max_replicas.",
+    )
+    cold_start_s: Seconds = Field(
+        default=300.0,
+        description="Seconds from asking for a replica to its first request, until measured.",
+    )
+    gpu_cost_per_h: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Cost of one of the pool's GPUs for an hour, in any currency: pools that serve "
+        "the same tier grow in the order of what a request costs there.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(self._faults())
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.min_replicas > self.max_replicas:
+            yield Fault(
+                "max_replicas",
+                f"{self.max_replicas} is less than min_replicas ({self.min_replicas})",
+                f"write {self.min_replicas} or more",
+            )
+        for index, text in enumerate(self.schedules):
+            try:
+                parse_rule(text)
+            except ValueError as error:
+                yield Fault(f"schedules[{index}]", str(error), HOW_TO_SCHEDULE)
+
+
 class PoolConfig(_Settings):
     """A set of identical replicas of one model: one Serve deployment."""
 
@@ -208,6 +259,10 @@ class PoolConfig(_Settings):
         description="`vllm`, or `simulated`: a replica that only keeps time, for tests and sizing.",
     )
     replicas: int = Field(default=1, ge=1, le=4096, description="Replicas to start with.")
+    scaling: PoolScalingConfig | None = Field(
+        default=None,
+        description="Bounds for the autoscaler, if autoscaling.enabled; None: always `replicas`.",
+    )
     device: Device = Field(
         default="auto",
         description="What a replica runs on; `auto` takes GPUs where the cluster has them, else "
@@ -426,6 +481,13 @@ class SloConfig(_Settings):
         description="Milliseconds per output token, on average over a request. A replica takes no "
         "more requests than it can serve at this pace (unless it could not for even a few).",
     )
+    share: float = Field(
+        default=0.99,
+        gt=0,
+        lt=1,
+        description="Share of requests that are to keep each objective; alerts tell when the rest "
+        "is used up too quickly.",
+    )
 
 
 class BrownOutConfig(_Settings):
@@ -608,6 +670,20 @@ class GatewayConfig(_Settings):
         "quadratic on such runs: "
         "100,000 characters stop the whole process for 11 to 28 s.",
     )
+    max_stream_s: Seconds = Field(
+        default=3600.0,
+        description="Longest time that a response may take. Every time limit on its way (HAProxy, "
+        "Ray Serve, a gateway that is replaced) follows from it.",
+    )
+    keep_alive_s: Seconds = Field(
+        default=15.0,
+        description="A stream that is silent for so many seconds gets an SSE comment, so that no "
+        "proxy takes it for dead while the request waits.",
+    )
+    unread_s: Seconds = Field(
+        default=120.0,
+        description="A client that reads nothing for so many seconds of its stream is cut off.",
+    )
     stream_interval: int = Field(
         default=1,
         ge=1,
@@ -672,6 +748,69 @@ class RouterConfig(_Settings):
     )
 
 
+class FailoverConfig(_Settings):
+    """What happens when replicas die, hang, get slow or leave."""
+
+    hang_steps: float = Field(
+        default=25.0,
+        ge=2,
+        allow_inf_nan=False,
+        description="A replica that has work and makes no step for so many step times hangs; its "
+        "requests go on elsewhere.",
+    )
+    hang_min_s: Seconds = Field(default=1.0, description="Least silence that counts as a hang.")
+    hang_first_s: Seconds = Field(
+        default=5.0,
+        description="Least such silence while only first tokens are awaited: an engine may have "
+        "to compile a grammar first.",
+    )
+    hang_max_s: Seconds = Field(default=20.0, description="A silence of so many seconds is one.")
+    slow_factor: float = Field(
+        default=2.5,
+        gt=1,
+        allow_inf_nan=False,
+        description="A replica whose steps take so many times as long as its peers' is slow.",
+    )
+    slow_after_s: Seconds = Field(
+        default=3.0, description="Seconds for which it must be; then it is put aside."
+    )
+    eject_s: Seconds = Field(
+        default=10.0,
+        description="For how long, times how often it was; then it is tried again.",
+    )
+    max_ejected_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of a model's replicas that may be put aside, at least one.",
+    )
+    drain_finish_s: Seconds = Field(
+        default=15.0,
+        description="Requests that a leaving replica is expected to end within so many seconds "
+        "stay there; the others move at once.",
+    )
+    budget_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of a gateway's requests that may compute their prompts again at once "
+        "because of faults; the others wait.",
+    )
+    budget_floor: int = Field(default=3, ge=1, description="So many may in any case.")
+    max_pause_s: Seconds = Field(
+        default=300.0, description="Longest pause of a request that lost its replica."
+    )
+    isolation_s: Seconds = Field(
+        default=1.0,
+        description="Longest wait of a request that was running on an engine that died, to be "
+        "tried where no other such request is.",
+    )
+    quarantine_s: Seconds = Field(
+        default=3600.0,
+        description="A request of which two engines died is refused for so many seconds.",
+    )
+
+
 class ChannelConfig(_Settings):
     """The token channel between gateways and engine replicas."""
 
@@ -713,6 +852,84 @@ class ChannelConfig(_Settings):
                         f"({self.heartbeat_s:g}), so every idle "
                         "connection would count as lost",
                         f"write {3 * self.heartbeat_s:g} or more",
+                    )
+                ]
+            )
+        return self
+
+
+class AutoscalingConfig(_Settings):
+    """The autoscaler, which resizes the pools that have `scaling`."""
+
+    enabled: bool = Field(default=False, description="Off: every pool keeps its `replicas`.")
+    actuator: Literal["serve", "external"] = Field(
+        default="serve",
+        description="Who is told: `serve`, Ray Serve's own autoscaling, which reads the number; or "
+        "`external`, the REST API of Serve's external scaler on Ray's dashboard.",
+    )
+    dashboard_url: str = Field(
+        default="http://127.0.0.1:8265",
+        pattern=r"^https?://",
+        description="Ray's dashboard, for `external`.",
+    )
+    interval_s: float = Field(default=15.0, ge=1, le=300, description="Seconds between decisions.")
+    collect_s: float = Field(
+        default=2.0, ge=0.2, le=60, description="Seconds between questions to the gateways."
+    )
+    stale_after_s: Seconds = Field(
+        default=10.0,
+        description="A gateway that is silent for so many seconds is not known; nothing shrinks "
+        "while any is not.",
+    )
+    target: float = Field(
+        default=0.995,
+        gt=0.5,
+        lt=1,
+        description="Share of requests that shall get their first token in time; headroom follows.",
+    )
+    forecast: bool = Field(
+        default=True,
+        description="Look ahead by what the same time of the day and week has brought before.",
+    )
+    hold_s: float = Field(
+        default=1800.0,
+        ge=0,
+        le=86_400,
+        description="Seconds for which a smaller size must have been enough before replicas go.",
+    )
+    reversals_per_h: float = Field(
+        default=1.0,
+        gt=0,
+        le=3600,
+        description="Changes of direction an hour, on average. Growing is never held up by it.",
+    )
+    idle_s: Seconds = Field(
+        default=900.0, description="Seconds without any request before a pool goes to 0 replicas."
+    )
+    timezone: str = Field(
+        default="UTC", description="Of schedules and of the day's shape, such as Europe/Berlin."
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            problem = f"'{value[:40]}' is no time zone that this machine knows"
+            refuse([Fault("", problem, "write a name such as UTC or Europe/Berlin")])
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.stale_after_s <= self.collect_s:
+            refuse(
+                [
+                    Fault(
+                        "stale_after_s",
+                        f"{self.stale_after_s:g} is not more than collect_s ({self.collect_s:g}), "
+                        "so no gateway would ever be known",
+                        f"write {5 * self.collect_s:g} or more",
                     )
                 ]
             )
@@ -765,8 +982,35 @@ class RayConfig(_Settings):
         return self
 
 
+class TracingConfig(_Settings):
+    """Traces of requests, sent to an OpenTelemetry collector (OTLP over HTTP)."""
+
+    endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="The collector's URL for traces, such as http://collector:4318/v1/traces. None "
+        "traces nothing and costs nothing.",
+    )
+    share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced, of those whose caller does not say; one "
+        "that comes with a `traceparent` is traced as that says.",
+    )
+    timeout_s: Seconds = Field(
+        default=5.0, description="Seconds that one transmission to the collector may take."
+    )
+    max_queued_spans: int = Field(
+        default=4096,
+        ge=64,
+        le=1_000_000,
+        description="Spans that wait for transmission in each process; more are dropped.",
+    )
+
+
 class TelemetryConfig(_Settings):
-    """Logs and the listener for health and metrics that each process has."""
+    """Logs, traces, and the listener for health and metrics that each process has."""
 
     host: str = Field(
         default="127.0.0.1",
@@ -776,6 +1020,7 @@ class TelemetryConfig(_Settings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )
+    tracing: TracingConfig = Field(default_factory=TracingConfig, description="Traces of requests.")
 
 
 class TriremeConfig(_Settings):
@@ -793,6 +1038,13 @@ class TriremeConfig(_Settings):
     gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The HTTP front.")
     router: RouterConfig = Field(
         default_factory=RouterConfig, description="How requests are spread over replicas."
+    )
+    failover: FailoverConfig = Field(
+        default_factory=FailoverConfig,
+        description="What happens when replicas die, hang, get slow or leave.",
+    )
+    autoscaling: AutoscalingConfig = Field(
+        default_factory=AutoscalingConfig, description="Pools that grow and shrink."
     )
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="The token channel.")
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
@@ -834,6 +1086,7 @@ class TriremeConfig(_Settings):
                         "give each model its own names",
                     )
                 names.setdefault(name, path)
+        yield from self._scaling_faults()
         for i, model in enumerate(self.models):
             for name in model.tier_aliases():
                 if name in names:
@@ -842,6 +1095,39 @@ class TriremeConfig(_Settings):
                         f"'{name}' already means models[{i}] at that tier",
                         "choose a name without the tier",
                     )
+
+    def _scaling_faults(self) -> Iterator[Fault]:
+        if not self.autoscaling.enabled:
+            return
+        found = False
+        for i, model in enumerate(self.models):
+            for j, pool in enumerate(model.pools):
+                scaling, path = pool.scaling, f"models[{i}].pools[{j}].scaling"
+                if scaling is None:
+                    continue
+                found = True
+                if not scaling.min_replicas <= pool.replicas <= scaling.max_replicas:
+                    yield Fault(
+                        f"models[{i}].pools[{j}].replicas",
+                        f"{pool.replicas} is not between the pool's min_replicas "
+                        f"({scaling.min_replicas}) and max_replicas ({scaling.max_replicas})",
+                        "start with a size between them",
+                    )
+                waits_s = min(self.tiers.of(tier).max_queue_wait_s for tier in TIERS)
+                if scaling.min_replicas == 0 and waits_s < scaling.cold_start_s:
+                    yield Fault(
+                        f"{path}.min_replicas",
+                        f"a request may queue for {waits_s:g} s, and a replica needs "
+                        f"{scaling.cold_start_s:g} s to start, so that nothing that comes to an "
+                        "empty pool would be served",
+                        "raise every tier's max_queue_wait_s above cold_start_s, or write 1",
+                    )
+        if not found:
+            yield Fault(
+                "autoscaling.enabled",
+                "no pool has `scaling`",
+                "give a pool scaling: {min_replicas: 1, max_replicas: 8}, or turn autoscaling off",
+            )
 
 
 def json_schema() -> dict[str, Any]:

@@ -154,6 +154,36 @@ class BodyTooLarge(InvalidRequest):
         super().__init__(f"The request body is larger than {limit_bytes} bytes.")
 
 
+class SlowRequest(InvalidRequest):
+    """The body did not arrive in time. SDKs retry a 408 by themselves, which is right here."""
+
+    status = 408
+    code = "request_timeout"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"The request body did not arrive within {limit_s:.0f} s.")
+
+
+class UrlTooLong(InvalidRequest):
+    """Path and query together are longer than any route needs."""
+
+    status = 414
+    code = "url_too_long"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The URL is longer than {limit_bytes} bytes.")
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The request's headers are over their limit, in number or in bytes."""
+
+    status = 431
+    code = "headers_too_large"
+
+    def __init__(self, limit: int, limit_bytes: int) -> None:
+        super().__init__(f"There may be {limit} headers with {limit_bytes} bytes in all.")
+
+
 class ContextTooLong(InvalidRequest):
     """Prompt (and asked-for output) do not fit the model's context.
 
@@ -236,6 +266,39 @@ class ReplicaLost(TriremeError):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
+
+
+class PoisonRequest(TriremeError):
+    """Two engines died while they ran this request, the second time with no other suspect.
+
+    The retry is forbidden: it would cost a third engine. The same request is refused for
+    ``failover.quarantine_s``.
+    """
+
+    status = 500
+    code = "poison_request"
+    may_retry = False
+
+    def __init__(
+        self,
+        message: str = "Engines have failed while serving this request. It will not be tried "
+        "again for some time; please change it.",
+    ) -> None:
+        super().__init__(message)
+
+
+class SlowReader(TriremeError):
+    """The client does not read its stream; its connection is cut.
+
+    503, though hardly anybody reads it: it stands in the log and in the metrics.
+    """
+
+    status = 503
+    code = "slow_reader"
+    may_retry = False
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(f"The stream was not read for {waited_s:.0f} s and was ended.")
 
 
 class DeadlineExceeded(TriremeError):

@@ -11,14 +11,17 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from cluster.config import TriremeConfig
+from cluster.config import PoolConfig, TriremeConfig
 from cluster.hardware import Hardware
 from cluster.local_ray import LocalRay, connect
 from cluster.run_state import DeploymentView, FleetView, ReplicaView
+
+if TYPE_CHECKING:
+    from deployments.compat.serve import ListedReplica
 
 LOOK_S = 0.5
 """How often the application's state is read."""
@@ -57,6 +60,7 @@ class Head:
         self._reports = reports
         self._ray: LocalRay | None = None
         self._replicas: tuple[ReplicaView, ...] = ()
+        self._autoscaler: ReplicaView | None = None
 
     def report(self, report: Report) -> None:
         self._reports.write(msgspec.json.encode(report) + b"\n")
@@ -107,8 +111,23 @@ class Head:
             self._job.system_start_date,
             gpus=ray.cluster_resources().get("GPU", 0) > 0,
         )
+        settings = self._config.autoscaling
+        targets = [
+            serve.RunTarget(
+                application,
+                name=self._config.name,
+                route_prefix="/",
+                external_scaler_enabled=settings.enabled and settings.actuator == "external",
+            )
+        ]
+        if settings.enabled:
+            from autoscaling.deployment import application_name, build_autoscaler
+
+            autoscaler = build_autoscaler(self._config)
+            name = application_name(self._config.name)
+            targets.append(serve.RunTarget(autoscaler, name=name, route_prefix=None))
         serve.run_many(
-            [serve.RunTarget(application, name=self._config.name, route_prefix="/")],
+            targets,
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
@@ -126,9 +145,20 @@ class Head:
 
         names = [GATEWAY, *(engine_deployment(pool.name) for _, pool in self._config.pools())]
         ReplicaFeed(self._config.name, names, on_replicas, f"trireme-head:{os.getpid()}").start()
+        if self._config.autoscaling.enabled:
+            from autoscaling.deployment import AUTOSCALER, application_name
+
+            name = application_name(self._config.name)
+            ReplicaFeed(name, [AUTOSCALER], self._on_autoscaler, "trireme-head").start()
         while True:
             self.report(Report(view=await asyncio.to_thread(self._view)))
             await asyncio.sleep(LOOK_S)
+
+    def _on_autoscaler(self, listed: "list[ListedReplica]") -> None:
+        there = [each for each in listed if "ops_url" in each.metadata]
+        self._autoscaler = next(
+            (ReplicaView(r.replica_id, r.deployment, r.metadata["ops_url"]) for r in there), None
+        )
 
     async def _guard_ray(self) -> None:
         # Apart from `_look`, which a dead Ray leaves waiting for an answer.
@@ -160,13 +190,26 @@ class Head:
                 for name, each in found.deployments.items()
             ),
             self._replicas,
+            self._autoscaler,
         )
 
     def _wanted(self) -> list[tuple[str, int]]:
         from deployments.names import GATEWAY, engine_deployment
 
-        pools = [(engine_deployment(p.name), p.replicas) for _, p in self._config.pools()]
+        pools = [
+            (engine_deployment(pool.name), self._size(pool)) for _, pool in self._config.pools()
+        ]
         return [(GATEWAY, self._config.gateway.replicas), *pools]
+
+    def _size(self, pool: PoolConfig) -> int:
+        """What the autoscaler wants, or the fixed number."""
+        if not self._config.autoscaling.enabled or pool.scaling is None:
+            return pool.replicas
+        from deployments.compat import board
+        from deployments.names import wanted_key
+
+        size = board.read_size(wanted_key(self._config.name, pool.name))
+        return pool.replicas if size is None else size
 
 
 def describe(error: BaseException) -> str:

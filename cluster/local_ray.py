@@ -5,6 +5,7 @@ parameters of its node object, so both are here. Verified with Ray 2.60: nothing
 loopback except one gRPC port of each Serve replica, which asks for the cluster's token.
 """
 
+import math
 import os
 import resource
 import secrets
@@ -18,9 +19,6 @@ from cluster.config import TriremeConfig
 from cluster.hardware import Hardware
 
 LOOPBACK = "127.0.0.1"
-
-STREAM_LIMIT_S = 3600
-"""No stream is cut before this; requests at high effort take minutes."""
 
 _MAX_CONNECTIONS = 20_000
 
@@ -43,6 +41,8 @@ def serve_environment(config: TriremeConfig) -> dict[str, str]:
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = _MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else descriptors // 4
     proxied = "1" if config.gateway.haproxy else "0"
+    # A stream may be silent as long as it may last, and HAProxy may be reloaded while it runs.
+    longest_s = str(math.ceil(config.gateway.max_stream_s))
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": proxied,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -50,9 +50,9 @@ def serve_environment(config: TriremeConfig) -> dict[str, str]:
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": proxied,
         "RAY_SERVE_HAPROXY_MAXCONN": str(max(100, min(_MAX_CONNECTIONS, most))),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, os.cpu_count() or 1))),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(STREAM_LIMIT_S),
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(STREAM_LIMIT_S),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(STREAM_LIMIT_S),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": longest_s,
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": longest_s,
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": longest_s,
         # A first start that fails is a fault to report, not one to try twenty times.
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
         # Ray would run its workers, so gateways and engines, at the lowest priority but four.

@@ -1,14 +1,17 @@
 """Every metric of Trireme, declared once as a table; the objects are made from it.
 
-Labels are bounded: models and pools come from the configuration, tiers and outcomes are closed
-sets, replicas are those that live. No label ever holds what a client wrote.
+Labels are bounded: models and pools come from the configuration, everything else is a closed set
+that stands in the table. No label ever holds what a client wrote.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from cluster.config import TIERS
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -28,9 +31,24 @@ DECISION_BUCKETS_S = (
 )  # fmt: skip
 
 
+CONFIGURED = ("model", "pool")
+"""Labels whose values are names of the configuration."""
+
+UNKNOWN_MODEL = "unknown"
+"""The ``model`` of requests that were refused before their model was known."""
+
+LOOP_LAG_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+)  # fmt: skip
+"""No request may hold a loop up for more than 0.1 s (``deployments/gateway/contract``)."""
+
+
 @dataclass(frozen=True)
 class Metric:
-    """One row. ``name`` carries the unit; a counter's ``_total`` is added on exposition."""
+    """One row. ``name`` carries the unit; a counter's ``_total`` is added on exposition.
+
+    ``values`` are all that a label can be, for each label that is neither a tier nor CONFIGURED.
+    """
 
     name: str
     kind: Kind
@@ -38,15 +56,57 @@ class Metric:
     labels: tuple[str, ...]
     help: str
     buckets: tuple[float, ...] = ()
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
+    def closed(self, label: str) -> tuple[str, ...]:
+        """The values of a label that is not CONFIGURED. Raises ``KeyError`` if none are told."""
+        return TIERS if label == "tier" else self.values[label]
+
+    def label_sets(
+        self, models: Sequence[str], pools: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[str, ...]]:
+        """Every set of label values that the row can have. ``pools`` are (model, pool)."""
+        homes: Sequence[tuple[str, ...]] = [()]
+        if self.labels[:2] == CONFIGURED:
+            homes = pools
+        elif "pool" in self.labels:
+            raise KeyError(f"{self.name}: `pool` goes with `model`, first of all labels")
+        elif self.labels[:1] == ("model",):
+            homes = [(model,) for model in models]
+        rest = self.labels[len(homes[0]) if homes else 0 :]
+        for home, more in product(homes, product(*map(self.closed, rest))):
+            yield (*home, *more)
+
+
+CHANNEL_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "trireme_channel_frames",
+        "counter",
+        "frames",
+        ("direction",),
+        "Frames on this process's token channels.",
+        values={"direction": ("in", "out")},
+    ),
+    Metric(
+        "trireme_channel_bytes",
+        "counter",
+        "bytes",
+        ("direction",),
+        "Bytes on this process's token channels.",
+        values={"direction": ("in", "out")},
+    ),
+)
+"""In every process that has token channels."""
 
 GATEWAY_METRICS: tuple[Metric, ...] = (
+    *CHANNEL_METRICS,
     Metric(
         "trireme_requests",
         "counter",
         "requests",
         ("model", "tier", "outcome"),
         "Requests by how they ended: ok, refused, invalid, failed, cancelled.",
+        values={"outcome": ("ok", "refused", "invalid", "failed", "cancelled")},
     ),
     Metric(
         "trireme_requests_in_flight",
@@ -114,6 +174,7 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         "tokens",
         ("model", "tier", "channel"),
         "Tokens written: before the final channel opened (analysis) and from then on (final).",
+        values={"channel": ("analysis", "final")},
     ),
     Metric(
         "trireme_router_decision_seconds",
@@ -124,12 +185,21 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         DECISION_BUCKETS_S,
     ),
     Metric(
+        "trireme_event_loop_lag_seconds",
+        "histogram",
+        "seconds",
+        (),
+        "How late a gateway's event loop comes to what is due. All its streams share the loop.",
+        LOOP_LAG_BUCKETS_S,
+    ),
+    Metric(
         "trireme_placements",
         "counter",
         "requests",
         ("model", "tier", "verdict"),
         "Placements by why the replica could be chosen: home (the tier's own zone, or no zones), "
         "spill (outside of it), late (the first token is expected after its objective).",
+        values={"verdict": ("home", "spill", "late")},
     ),
     Metric(
         "trireme_shadow_decisions",
@@ -137,6 +207,7 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         "requests",
         ("outcome",),
         "Placements that the shadow policy was asked about: same, other.",
+        values={"outcome": ("same", "other")},
     ),
     Metric(
         "trireme_shadow_gain_seconds",
@@ -153,13 +224,128 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         ("tier", "quantile"),
         "Share of finished requests whose output was no longer than the quantile predicted; equal "
         "to the quantile when predictions are calibrated.",
+        values={"quantile": ("0.1", "0.25", "0.5", "0.75", "0.9", "0.95")},
     ),
     Metric(
         "trireme_retried_generations",
         "counter",
         "requests",
         ("model", "tier", "cause"),
-        "Generations sent to another replica before their first token: replica_lost, refused.",
+        "Generations sent to another replica, with the tokens that they had: replica_lost, died, "
+        "hung, failed (by the engine, alone), drained, slow, refused.",
+        values={"cause": ("replica_lost", "died", "hung", "failed", "drained", "slow", "refused")},
+    ),
+    Metric(
+        "trireme_failovers",
+        "counter",
+        "requests",
+        ("model", "tier", "kind"),
+        "Generations that went on in the middle of their output on another replica: exact (the "
+        "tokens are those that the first would have written), equivalent (drawn from the same "
+        "distribution).",
+        values={"kind": ("exact", "equivalent")},
+    ),
+    Metric(
+        "trireme_failover_stall_seconds",
+        "histogram",
+        "seconds",
+        ("model", "tier"),
+        "From the last token of the replica left to the first of the next one: the pause that the "
+        "client sees.",
+        LATENCY_BUCKETS_S,
+    ),
+    Metric(
+        "trireme_ejections",
+        "counter",
+        "replicas",
+        ("model", "pool", "cause"),
+        "Replicas put aside by this gateway: hung, slow.",
+        values={"cause": ("hung", "slow")},
+    ),
+    Metric(
+        "trireme_ejected_replicas",
+        "gauge",
+        "replicas",
+        ("model", "pool"),
+        "Replicas that are put aside now.",
+    ),
+    Metric(
+        "trireme_recovering_requests",
+        "gauge",
+        "requests",
+        ("state",),
+        "Requests that lost their replica: waiting for their turn, or placed again (going) and "
+        "without a new token. The second is bounded by the retry budget.",
+        values={"state": ("waiting", "going")},
+    ),
+    Metric(
+        "trireme_quarantined_requests",
+        "counter",
+        "requests",
+        ("model", "tier"),
+        "Requests of which engines died, and that were put into quarantine.",
+    ),
+    Metric(
+        "trireme_quarantine_refusals",
+        "counter",
+        "requests",
+        ("model", "tier"),
+        "Requests refused because they are in quarantine.",
+    ),
+    Metric(
+        "trireme_objectives",
+        "counter",
+        "requests",
+        ("model", "tier", "objective", "outcome"),
+        "Objectives kept and missed. served: requests that ended well, or were refused or failed; "
+        "ttft and tpot: generations whose first token and pace kept the tier's objective.",
+        values={"objective": ("served", "ttft", "tpot"), "outcome": ("kept", "missed")},
+    ),
+    Metric(
+        "trireme_objective_seconds",
+        "gauge",
+        "seconds",
+        ("tier", "objective"),
+        "The tier's objective, as configured.",
+        values={"objective": ("ttft", "tpot")},
+    ),
+    Metric(
+        "trireme_objective_share_ratio",
+        "gauge",
+        "ratio",
+        ("tier",),
+        "Share of requests that are to keep each objective, as configured.",
+    ),
+    Metric(
+        "trireme_refused_generations",
+        "counter",
+        "requests",
+        ("model", "tier", "reason"),
+        "Generations refused by the router: full (queue, or no prospect in time), waited (too long "
+        "in the queue), displaced (made room for another tenant), no_replica.",
+        values={"reason": ("full", "waited", "displaced", "no_replica")},
+    ),
+    Metric(
+        "trireme_browned_out_requests",
+        "counter",
+        "requests",
+        ("model", "asked", "tier"),
+        "Requests served at a lower tier than was asked for, because of overload.",
+        values={"asked": TIERS},
+    ),
+    Metric(
+        "trireme_queue_drain_seconds",
+        "gauge",
+        "seconds",
+        ("model", "tier"),
+        "Backlog of the tier in this gateway: predicted time until what waits now is placed.",
+    ),
+    Metric(
+        "trireme_load_news_age_seconds",
+        "gauge",
+        "seconds",
+        ("model", "pool"),
+        "Age of the oldest load report that placements rest on, of the pool's replicas.",
     ),
     Metric(
         "trireme_replicas",
@@ -178,6 +364,7 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
 )
 
 ENGINE_METRICS: tuple[Metric, ...] = (
+    *CHANNEL_METRICS,
     Metric(
         "trireme_replica_running",
         "gauge",
@@ -214,6 +401,13 @@ ENGINE_METRICS: tuple[Metric, ...] = (
         "Tokens that the engine wrote.",
     ),
     Metric(
+        "trireme_replica_preemptions",
+        "counter",
+        "requests",
+        ("model", "pool"),
+        "Requests that the engine took out of its batch again, as the KV cache was full.",
+    ),
+    Metric(
         "trireme_replica_gateways",
         "gauge",
         "connections",
@@ -229,6 +423,74 @@ ENGINE_METRICS: tuple[Metric, ...] = (
     ),
 )
 
+AUTOSCALER_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "trireme_replicas_wanted",
+        "gauge",
+        "replicas",
+        ("model", "pool"),
+        "Replicas that the pool should have by the autoscaler's last decision.",
+    ),
+    Metric(
+        "trireme_replicas_starting",
+        "gauge",
+        "replicas",
+        ("model", "pool"),
+        "Replicas that were asked for and are not ready.",
+    ),
+    Metric(
+        "trireme_replicas_held_back",
+        "gauge",
+        "boolean",
+        ("model", "pool"),
+        "1 while the autoscaler would want more replicas than the pool's max_replicas, else 0.",
+    ),
+    Metric(
+        "trireme_cold_start_seconds",
+        "gauge",
+        "seconds",
+        ("model", "pool"),
+        "Time from asking for a replica until it is ready, as measured lately.",
+    ),
+    Metric(
+        "trireme_load_replicas",
+        "gauge",
+        "replicas",
+        ("model",),
+        "Replicas that the requests of now would fill while keeping their objectives.",
+    ),
+    Metric(
+        "trireme_backlog_seconds",
+        "gauge",
+        "seconds",
+        ("model",),
+        "Time in which all output that is predicted for queued and running requests would be "
+        "written at the present rate.",
+    ),
+    Metric(
+        "trireme_slo_slack_ratio",
+        "gauge",
+        "ratio",
+        ("model", "tier"),
+        "1 less the tier's latency over its objective, the worse of first token and pace; below 0 "
+        "the tier is late.",
+    ),
+    Metric(
+        "trireme_autoscaler_signals_fresh",
+        "gauge",
+        "boolean",
+        ("model",),
+        "1 while every gateway is heard; 0 otherwise, and no pool shrinks then.",
+    ),
+)
+
+TABLES: Mapping[str, tuple[Metric, ...]] = {
+    "gateway": GATEWAY_METRICS,
+    "engine": ENGINE_METRICS,
+    "autoscaler": AUTOSCALER_METRICS,
+}
+"""What each kind of process exports."""
+
 
 class Metrics:
     """The ``prometheus_client`` objects of one process, by the names of the table.
@@ -237,8 +499,17 @@ class Metrics:
     """
 
     def __init__(self, table: Iterable[Metric], registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
-        self._made = {row.name: self._make(row) for row in table}
+        self.registry = registry if registry is not None else CollectorRegistry()
+        self._table = tuple(table)
+        self._made = {row.name: self._make(row) for row in self._table}
+
+    def begin(self, models: Sequence[str], pools: Sequence[tuple[str, str]]) -> None:
+        """Export every counter and histogram from zero on: what appears with its first event hides
+        that event from ``rate()``. ``pools`` are (model, pool)."""
+        for row in self._table:
+            if row.kind != "gauge" and row.labels:
+                for values in row.label_sets(models, pools):
+                    self._made[row.name].labels(*values)
 
     def _make(self, row: Metric) -> Counter | Gauge | Histogram:
         match row.kind:

@@ -64,6 +64,7 @@ class FleetView(msgspec.Struct, frozen=True):
     message: str
     deployments: tuple[DeploymentView, ...] = ()
     replicas: tuple[ReplicaView, ...] = ()
+    autoscaler: ReplicaView | None = None
 
 
 def state_dir(environ: Mapping[str, str]) -> Path:

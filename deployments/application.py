@@ -1,5 +1,7 @@
 """From ``trireme.yaml`` to one Serve application: gateways in front, a deployment for each pool."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ray import serve
@@ -10,7 +12,7 @@ from deployments.engine.arguments import CPU_ENV
 from deployments.engine.deployment import EngineReplica, EngineSettings
 from deployments.gateway.deployment import GatewayReplica
 from deployments.gateway.settings import GatewaySettings
-from deployments.names import GATEWAY, engine_deployment
+from deployments.names import GATEWAY, engine_deployment, wanted_key
 
 HEALTH_CHECK_PERIOD_S = 2.0
 """Serve replaces a replica after three failed checks in a row."""
@@ -29,13 +31,16 @@ def build_application(
     *,
     gpus: bool,
     gateway_class: Any = GatewayReplica,
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> Application:
     """The application. ``gpus``: whether pools with device ``auto`` run on GPUs.
 
+    ``places``: for a deployment, the custom resource of Ray of which a node has one for each of its
+    replicas, so that they run there and nowhere else.
     ``gateway_class`` is for a benchmark that serves something else beside the gateway's app.
     """
     engines = [
-        _engine(config, model, pool, secret, on_gpu=_on_gpu(pool, gpus))
+        _engine(config, model, pool, secret, places, on_gpu=_on_gpu(pool, gpus))
         for model, pool in config.pools()
     ]
     gateway = serve.deployment(gateway_class).options(
@@ -43,8 +48,11 @@ def build_application(
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=MAX_ONGOING,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        # A gateway that is replaced takes no more connections, and Serve waits for its streams.
+        graceful_shutdown_timeout_s=config.gateway.max_stream_s,
         ray_actor_options={
             "num_cpus": config.gateway.num_cpus,
+            **_place(places, GATEWAY),
             # The front-end renders and parses; it must not look for GPUs where there are none.
             "runtime_env": {"env_vars": {**QUIET_ENV, "VLLM_TARGET_DEVICE": "cpu"}},
         },
@@ -53,15 +61,50 @@ def build_application(
     return gateway.bind(settings, engines)
 
 
+def _place(places: Mapping[str, str], deployment: str) -> dict[str, Any]:
+    return {"resources": {places[deployment]: 1}} if deployment in places else {}
+
+
 def _on_gpu(pool: PoolConfig, gpus: bool) -> bool:
     return pool.engine == "vllm" and (pool.device == "gpu" or (pool.device == "auto" and gpus))
 
 
+def _size(config: TriremeConfig, pool: PoolConfig) -> dict[str, Any]:
+    """A fixed number, or what lets Serve follow the autoscaler's."""
+    scaling = pool.scaling
+    settings = config.autoscaling
+    if scaling is None or not settings.enabled or settings.actuator == "external":
+        return {"num_replicas": pool.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min_replicas,
+            "initial_replicas": pool.replicas,
+            "max_replicas": scaling.max_replicas,
+            # The policy has waited already; Serve shall do what it says.
+            "upscale_delay_s": 0.0,
+            "downscale_delay_s": 0.0,
+            "downscale_to_zero_delay_s": 0.0,
+            "policy": {
+                # A name and no import: this room does not know that one. Serve resolves it.
+                "policy_function": "autoscaling.serve_policy:ReadWanted",
+                "policy_kwargs": {"key": wanted_key(config.name, pool.name)},
+            },
+        }
+    }
+
+
 def _engine(
-    config: TriremeConfig, model: ModelConfig, pool: PoolConfig, secret: str, *, on_gpu: bool
+    config: TriremeConfig,
+    model: ModelConfig,
+    pool: PoolConfig,
+    secret: str,
+    places: Mapping[str, str],
+    *,
+    on_gpu: bool,
 ) -> Application:
     actor: dict[str, Any] = {
         "num_cpus": pool.num_cpus,
+        **_place(places, engine_deployment(pool.name)),
         "runtime_env": {"env_vars": {**QUIET_ENV, **({} if on_gpu else CPU_ENV), **pool.env}},
     }
     if on_gpu:
@@ -70,7 +113,7 @@ def _engine(
             actor["accelerator_type"] = pool.gpu_type
     deployment = serve.deployment(EngineReplica).options(
         name=engine_deployment(pool.name),
-        num_replicas=pool.replicas,
+        **_size(config, pool),
         max_ongoing_requests=MAX_ONGOING,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         # Serve ends a replica this long after it asked it to go; draining happens before.

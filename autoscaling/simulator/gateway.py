@@ -9,19 +9,27 @@ from autoscaling.simulator.events import Agenda
 from autoscaling.simulator.replica import SimReplica, text_of
 from autoscaling.simulator.scenario import Scenario
 from autoscaling.simulator.work import Arrival, Outcome, Status
-from cluster.config import PolicyName
+from cluster.config import FailoverConfig, PolicyName, Tier
 from deployments.engine.model import Event, EventKind, Work
 from deployments.router import (
     Flight,
+    Lost,
+    Placed,
     RemoteLoad,
+    Replica,
     Request,
     Router,
 )
+from deployments.router.draining import Drains
 from deployments.router.prefixes import BLOCK_TOKENS
 from deployments.router.settings import tier_policies
+from deployments.router.watch import Watch, WatchLimits
 
 TICK_S = 0.05
 """How often a gateway looks after what waits, as the live one does."""
+
+LOOK_S = 0.1
+"""How often it looks after its replicas, in scenarios in which one of them may hang or get slow."""
 
 MODEL = "model"
 
@@ -51,7 +59,8 @@ def place_of(event: Event) -> tuple[int, int, int]:
 
 @dataclass(slots=True)
 class Stream:
-    """One request as the gateway follows it."""
+    """One request as the gateway follows it. ``work`` is its present attempt, ``begun`` whether the
+    gateway has heard of a token of that."""
 
     outcome: Outcome
     request: Request
@@ -59,6 +68,7 @@ class Stream:
     replica: SimReplica | None = None
     work: Work | None = None
     submitted: bool = False
+    begun: bool = False
 
 
 class SimGateway:
@@ -80,6 +90,13 @@ class SimGateway:
         self._on_end = on_end
         self._replicas: dict[str, SimReplica] = {}
         self._ticking = False
+        self._attempts = 0
+        self._duration_s = scenario.duration_s
+        self._watch = Watch(WatchLimits())
+        self._drains = Drains(FailoverConfig().drain_finish_s)
+        self._probes: dict[str, tuple[SimReplica, Work, Tier]] = {}
+        if any(fault.kind in ("hang", "slow") for fault in scenario.faults):
+            agenda.at(LOOK_S, self._look_after_replicas)
 
     # -------------------------------------------------------------- clients
 
@@ -112,9 +129,9 @@ class SimGateway:
             return
         if stream.submitted and stream.replica is not None and stream.work is not None:
             tokens = stream.replica.abort(stream.work, self.index, stream.request.tier)
-            stream.outcome.tokens = tokens
             assert stream.flight is not None
             stream.flight.emitted = tokens
+            stream.outcome.tokens = stream.request.written + tokens
         self.router.on_finished(request_id, self._agenda.now, complete=False)
         self._end(stream.outcome, "cancelled")
         self.dispatch()
@@ -131,15 +148,18 @@ class SimGateway:
         if not router.waiting:
             return
         for placed in router.placements(now):
-            flight = placed.flight
-            stream = self.streams[flight.request.request_id]
-            stream.flight, stream.replica = flight, self._replicas[flight.replica_id]
-            stream.outcome.placed_s, stream.outcome.replica = now, flight.replica_id
-            stream.submitted = False
-            self._agenda.at(now + self._latency_s, self._submit, (stream, flight))
+            self._start(placed)
         if router.waiting and not self._ticking:
             self._ticking = True
             self._agenda.at(now + TICK_S, self._tick)
+
+    def _start(self, placed: Placed) -> None:
+        flight, now = placed.flight, self._agenda.now
+        stream = self.streams[flight.request.request_id]
+        stream.flight, stream.replica = flight, self._replicas[flight.replica_id]
+        stream.outcome.placed_s, stream.outcome.replica = now, flight.replica_id
+        stream.submitted = stream.begun = False
+        self._agenda.at(now + self._latency_s, self._submit, (stream, flight))
 
     def _submit(self, what: tuple[Stream, Flight]) -> None:
         stream, flight = what
@@ -147,10 +167,11 @@ class SimGateway:
             return  # it has left, or lost the replica, on the way
         arrival, replica = stream.outcome.arrival, stream.replica
         assert replica is not None
+        self._attempts += 1
         stream.work = Work(
-            (self.index, stream.outcome.number, stream.request.attempts),
-            arrival.prompt_tokens,
-            min(arrival.output_tokens, arrival.max_tokens),
+            (self.index, stream.outcome.number, self._attempts),
+            stream.request.prompt_tokens,
+            min(arrival.output_tokens, arrival.max_tokens) - stream.request.written,
             self.router.priority(arrival.tier, MODEL),
             self._agenda.now,
             text_of(arrival),
@@ -177,8 +198,12 @@ class SimGateway:
         flight, outcome, now = stream.flight, stream.outcome, self._agenda.now
         assert flight is not None
         if event.kind is EventKind.FIRST_TOKEN:
-            outcome.first_token_s, outcome.cached_tokens = now, event.work.cached_tokens
+            if not stream.request.written:
+                outcome.first_token_s, outcome.cached_tokens = now, event.work.cached_tokens
+            stream.begun = True
             self.router.on_first_token(flight)
+            if stream.request.deaths:
+                self.router.on_acquitted(flight)
             if event.work.output_tokens > flight.predicted:
                 self._expect_more(stream, flight)
         elif event.kind is EventKind.FINISHED:
@@ -188,9 +213,10 @@ class SimGateway:
         outcome, now = stream.outcome, self._agenda.now
         if math.isnan(outcome.first_token_s):  # a reply of one token
             outcome.first_token_s, outcome.cached_tokens = now, event.work.cached_tokens
-        outcome.tokens, outcome.preemptions = event.tokens, event.work.preemptions
+        outcome.tokens = stream.request.written + event.tokens
+        outcome.preemptions += event.work.preemptions
         # Between two events all steps are about alike: the answer's first token by proportion.
-        before = (event.tokens - outcome.arrival.answer_tokens) / max(1, event.tokens - 1)
+        before = (outcome.tokens - outcome.arrival.answer_tokens) / max(1, outcome.tokens - 1)
         took_s = now - outcome.first_token_s
         outcome.first_answer_s = outcome.first_token_s + max(0.0, before) * took_s
         flight.emitted = event.tokens
@@ -230,22 +256,89 @@ class SimGateway:
         replica_id, load = what
         self.router.on_load(replica_id, load, self._agenda.now)
 
-    def lost(self, replica: SimReplica) -> None:
-        """The link is down: what had no token goes elsewhere, the rest fails."""
-        lost = self.router.on_replica_lost(replica.replica_id, self._agenda.now)
+    def lost(self, replica: SimReplica, *, died: bool = False) -> None:
+        """The link is down: what was there goes on elsewhere."""
+        found = self.router.fleet.get(replica.replica_id)
+        for flight in () if found is None else found.flights.values():
+            self._note_tokens(self.streams[flight.request.request_id], flight)
+        lost = self.router.on_replica_lost(replica.replica_id, self._agenda.now, died=died)
+        self._watch.forget(replica.replica_id)
+        self._end_probe(replica.replica_id)
+        self._go_on(lost, replica)
+        self._replicas.pop(replica.replica_id, None)
+        self.dispatch()
+
+    def _go_on(self, lost: Lost, replica: SimReplica) -> None:
         for request in lost.retried:
-            stream = self.streams[request.request_id]
-            self._withdraw(stream, replica)
-        for flight in lost.failed:
+            self._withdraw(self.streams[request.request_id], replica)
+        for flight in (*lost.failed, *lost.poisoned):
             stream = self.streams.pop(flight.request.request_id)
             self._withdraw(stream, replica)
             self._end(stream.outcome, "failed")
-        self._replicas.pop(replica.replica_id, None)
+
+    def _look_after_replicas(self, _: object) -> None:
+        """What the live gateway does for replicas that hang or are slow."""
+        now, fleet = self._agenda.now, self.router.fleet
+        found = self._watch.look(fleet, now)
+        for each in found.hung:
+            self._leave_one_behind(each)
+            self._go_on(
+                self.router.on_replica_hung(each.replica_id, now), self._replicas[each.replica_id]
+            )
+        for each in found.slow:
+            fleet.shun(each, shunned=True)
+        for each in found.well:
+            fleet.shun(each, shunned=False)
+            self._end_probe(each.replica_id)
+        left = [each for each in fleet if each.shunned]
+        self._drains.keep({each.replica_id for each in left})
+        for each in left:
+            self._lead_away(each)
         self.dispatch()
+        if self.streams or self._probes or now < self._duration_s:
+            self._agenda.at(now + LOOK_S, self._look_after_replicas)
+
+    def _leave_one_behind(self, hung: Replica) -> None:
+        """One request's old attempt stays: by it the replica shows that it makes steps again."""
+        for flight in hung.flights.values():
+            self._note_tokens(self.streams[flight.request.request_id], flight)
+        for flight in hung.flights.values():
+            stream = self.streams[flight.request.request_id]
+            if stream.submitted and stream.work is not None and stream.replica is not None:
+                probe = stream.replica, stream.work, stream.request.tier
+                self._probes[hung.replica_id] = probe
+                stream.submitted = False
+                return
+
+    def _end_probe(self, replica_id: str) -> None:
+        probe = self._probes.pop(replica_id, None)
+        if probe is not None:
+            replica, work, tier = probe
+            if replica.up and replica.engine.holds(work.work_id):
+                replica.abort(work, self.index, tier)
+
+    def _lead_away(self, replica: Replica) -> None:
+        now = self._agenda.now
+        for flight in self._drains.to_move(replica, now):
+            stream = self.streams[flight.request.request_id]
+            self._note_tokens(stream, flight)
+            placed = self.router.move(flight.request.request_id, now)
+            if placed is None:
+                return
+            self._withdraw(stream, self._replicas[replica.replica_id])
+            self._start(placed)
+
+    def _note_tokens(self, stream: Stream, flight: Flight) -> None:
+        """What it has written by now. News that was on its way is lost with the link: then it has
+        not begun, or not ended, for all that the gateway knows."""
+        if stream.begun and stream.work is not None and stream.replica is not None:
+            emitted = stream.replica.engine.emitted(stream.work, self._agenda.now)
+            flight.emitted = min(emitted, stream.work.output_tokens - 1)
+            stream.outcome.tokens = stream.request.written + flight.emitted
 
     def _withdraw(self, stream: Stream, replica: SimReplica) -> None:
         # An engine that the gateway cannot reach any more drops what the gateway had there.
         if stream.submitted and stream.work is not None and replica.up:
-            stream.outcome.tokens = replica.abort(stream.work, self.index, stream.request.tier)
+            replica.abort(stream.work, self.index, stream.request.tier)
         stream.flight = stream.replica = stream.work = None
-        stream.submitted = False
+        stream.submitted = stream.begun = False

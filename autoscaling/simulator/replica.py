@@ -139,4 +139,5 @@ class SimReplica:
             False,
             (low, medium, high),
             (mine[0], mine[1], mine[2]),
+            self.engine.steps_made(self._agenda.now),
         )

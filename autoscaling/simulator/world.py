@@ -175,7 +175,7 @@ class World:
     def _lose(self, replica: SimReplica) -> None:
         replica.up = False
         for gateway in self.gateways:
-            gateway.lost(replica)
+            gateway.lost(replica, died=True)
 
     def _notice_hang(self, what: tuple[SimReplica, EngineModel]) -> None:
         replica, engine = what

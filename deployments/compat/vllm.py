@@ -17,13 +17,20 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import httpx
 from starlette.types import ASGIApp
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import (
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FinishReason,
+)
 from vllm.v1.engine import async_llm as _async_llm
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import EngineCoreClient
@@ -34,6 +41,7 @@ from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from cluster.errors import TriremeError
+from deployments.compat import vllm_chunks, vllm_harmony, vllm_rendering, vllm_resume
 
 log = logging.getLogger("trireme.gateway")
 
@@ -47,6 +55,7 @@ __all__ = [
     "FinishReason",
     "FrontEndCore",
     "bad_engine_args",
+    "continue_answer",
     "decode_output",
     "decode_request",
     "encode_output",
@@ -164,14 +173,21 @@ def make_front_end(namespace: Namespace, core: FrontEndCore) -> AsyncLLM:
 
 async def front_end_app(namespace: Namespace, client: AsyncLLM) -> ASGIApp:
     """vLLM's OpenAI application over ``client``, ready to serve."""
+    vllm_harmony.repair()
+    vllm_chunks.write_chunks_fast()
     tasks = ("generate",)
     app = build_app(namespace, tasks, client.model_config)
     # vLLM's error handlers expect the uvicorn server that its own launcher would have put here.
     app.state.server = SimpleNamespace()
     await init_app_state(client, app.state, namespace, tasks)
+    workers = vllm_rendering.RenderWorkers()
+    app.state.render_workers = workers
+    max_model_len = client.model_config.max_model_len
+    vllm_rendering.render_off_loop(app.state.online_renderer, workers, max_model_len)
+    await workers.start()
     for handler in logging.getLogger("vllm").handlers:
         handler.addFilter(_tells_no_failure_twice)
-    await _warm_up(app, namespace.served_model_name)
+    await _warm_up(app)
     return app  # type: ignore[no-any-return]
 
 
@@ -185,15 +201,13 @@ def _tells_no_failure_twice(record: logging.LogRecord) -> bool:
     return True
 
 
-async def _warm_up(app: ASGIApp, served_model_name: Any) -> None:
-    """Render one prompt, so that the first client does not wait for Harmony's vocabulary."""
-    name = served_model_name[0] if isinstance(served_model_name, list) else served_model_name
-    body = {"model": name, "messages": [{"role": "user", "content": "Good morning"}]}
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://front-end") as http:
-        answer = await http.post("/v1/chat/completions/render", json=body)
-    if answer.status_code != 200:
-        log.warning("the front-end did not render a prompt: status %d", answer.status_code)
+async def _warm_up(app: Any) -> None:
+    """Render one prompt, so that the first client does not wait for Harmony's vocabulary (0.5 s).
+
+    Not over HTTP: vLLM's route for it is closed unless scale-out is enabled.
+    """
+    messages = [{"role": "user", "content": "Good morning"}]
+    await app.state.online_renderer.render_chat(ChatCompletionRequest(messages=messages))
 
 
 def fail_request(client: AsyncLLM, request_id: str, error: Exception) -> None:
@@ -204,6 +218,9 @@ def fail_request(client: AsyncLLM, request_id: str, error: Exception) -> None:
 
 
 # ------------------------------------------------------------------------ core half
+
+
+_PREEMPTED = EngineCoreEventType.PREEMPTED
 
 
 class EngineCore:
@@ -217,6 +234,7 @@ class EngineCore:
         self._args = AsyncEngineArgs.from_cli_args(namespace)
         self._client: Any = None
         self._loggers: StatLoggerManager | None = None
+        self.preemptions = 0
 
     def start(self) -> None:
         config = self._args.create_engine_config()
@@ -241,6 +259,16 @@ class EngineCore:
         reported = getattr(cache, "kv_cache_size_tokens", None)
         return int(reported or (cache.num_gpu_blocks or 0) * cache.block_size)
 
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with an answer that another engine began, as if it were its own."""
+        return vllm_resume.is_set_up(self._client.vllm_config)
+
+    @property
+    def exact_sampling(self) -> bool:
+        """Whether the noise of seeded sampling goes on as well."""
+        return vllm_resume.samples_exactly(self._client.vllm_config, current_platform.device_type)
+
     async def add(self, request: EngineCoreRequest) -> None:
         await self._client.add_request_async(request)
 
@@ -250,6 +278,9 @@ class EngineCore:
     async def outputs(self) -> EngineCoreOutputs:
         """The next step's outputs. Raises ``EngineDeadError``."""
         step = await self._client.get_output_async()
+        for output in step.outputs:
+            if output.events:
+                self.preemptions += sum(event.type == _PREEMPTED for event in output.events)
         if self._loggers is not None and step.scheduler_stats is not None:
             self._loggers.record(scheduler_stats=step.scheduler_stats, iteration_stats=None)
         return step
@@ -290,6 +321,34 @@ def decode_request(data: bytes, request_id: str, prompt_token_ids: list[int]) ->
     request.request_id = request_id
     request.prompt_token_ids = prompt_token_ids
     return request
+
+
+def continue_answer(request: EngineCoreRequest, emitted: list[int], *, resumes: bool) -> None:
+    """Have the engine go on after ``emitted``. Does nothing when that is empty.
+
+    Without ``resumes`` (see ``EngineCore``) the tokens become part of the prompt, which is good for
+    plain sampling only: penalties take them for prompt. Raises ``ValueError`` for an answer that is
+    complete, and for one that such an engine cannot go on with.
+    """
+    params = request.sampling_params
+    prompt, written = request.prompt_token_ids, len(emitted)
+    if params is None or prompt is None:
+        raise ValueError("not a request for text")
+    if emitted and params.max_tokens is not None and written >= params.max_tokens:
+        raise ValueError("the answer is complete")
+    vllm_resume.carry(params, emitted if resumes else [])
+    if resumes or not emitted:
+        return
+    if params.structured_outputs is not None:
+        raise ValueError("engine_args replace what goes on with structured output")
+    request.prompt_token_ids = [*prompt, *emitted]
+    if params.max_tokens is not None:
+        params.max_tokens -= written
+    params.min_tokens = max(0, params.min_tokens - written)
+    params.prompt_logprobs = None
+    if params.seed is not None:
+        # From the same seed, the noise of the first tokens would come again.
+        params.seed = (params.seed + written) % 2**63
 
 
 def prefill_stats(prompt_tokens: int, cached_tokens: int) -> PrefillStats:

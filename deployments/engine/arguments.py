@@ -9,6 +9,13 @@ TINY_ENGINE_ARGS: dict[str, Any] = {
 }
 """What makes the tiny model's random weights speak (``deployments.tiny_model`` says more)."""
 
+RESUME_ARGS: dict[str, Any] = {
+    "scheduler_cls": "deployments.compat.vllm_resume.make_scheduler",
+    "worker_extension_cls": "deployments.compat.vllm_resume_worker.ResumesAnswers",
+}
+"""What lets an engine go on with an answer that another began (``deployments.compat.vllm_resume``).
+One half without the other would not do: a pool that sets either of them gets neither."""
+
 CPU_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 """Several engines share the cores of one machine: vLLM would pin each of them to the same ones, and
 spinning OpenMP threads of two TP ranks make a token take a hundred times longer."""
@@ -30,7 +37,8 @@ def engine_args(model: ModelConfig, pool: PoolConfig) -> dict[str, Any]:
     if model.revision is not None:
         owned["revision"] = model.revision
     tiny = TINY_ENGINE_ARGS if model.source == TINY_SOURCE else {}
-    return {**tiny, **pool.engine_args, **owned}
+    resume = {} if RESUME_ARGS.keys() & pool.engine_args.keys() else RESUME_ARGS
+    return {**tiny, **resume, **pool.engine_args, **owned}
 
 
 def front_end_args(model: ModelConfig, gateway: GatewayConfig) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from cluster.config import ChannelConfig, ModelConfig, PoolConfig, TelemetryConf
 from cluster.logs import set_up_logging
 from cluster.metrics import ENGINE_METRICS, Metrics
 from cluster.ops import OpsListener
+from cluster.tracing import tracer
 from deployments.engine.arguments import engine_args
+from deployments.engine.channel.gauges import TrafficMetrics
 from deployments.engine.channel.server import ServerSettings
 from deployments.engine.engine import Engine
 from deployments.engine.host import EngineHost
 from deployments.engine.simulated import SimulatedEngine
+from deployments.engine.traces import EngineTraces
 from deployments.sources import local_source
 
 log = logging.getLogger("trireme.engine")
@@ -63,7 +66,12 @@ class EngineReplica:
         context = serve.get_replica_context()
         self._settings = settings
         self._replica_id = context.replica_id.unique_id
+        pool = settings.model.name, settings.pool.name
         self._metrics = Metrics(ENGINE_METRICS)
+        self._metrics.begin((settings.model.name,), (pool,))
+        self._traffic = TrafficMetrics(self._metrics)
+        tracing = tracer(settings.telemetry.tracing, "trireme-engine", self._replica_id)
+        self._traces = None if tracing is None else EngineTraces(tracing, self._replica_id)
         channel = settings.channel
         self._address = channel.host or ray.util.get_node_ip_address()
         self._host = EngineHost(
@@ -79,6 +87,7 @@ class EngineReplica:
                 max_streams=4 * settings.pool.max_num_seqs,
             ),
             settings.pool.progress_timeout_s,
+            self._traces,
         )
         await self._host.start(self._address)
         self._ops = OpsListener(self._metrics.registry, self.status)
@@ -112,6 +121,8 @@ class EngineReplica:
         self._refresher.cancel()
         await self._ops.stop()
         await host.stop()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.stop)
 
     # -------------------------------------------------------------- what operators see
 
@@ -140,9 +151,10 @@ class EngineReplica:
 
     async def _refresh(self) -> None:
         """Gauges follow the engine at a fixed pace, so that steps pay nothing for them."""
-        tokens_before = 0
+        tokens_before = preempted_before = 0
         pool = (self._settings.model.name, self._settings.pool.name)
         written = self._metrics.counter("trireme_replica_output_tokens").labels(*pool)
+        preempted = self._metrics.counter("trireme_replica_preemptions").labels(*pool)
         while True:
             load = self._host.load
             self._set("trireme_replica_running", load.running)
@@ -152,6 +164,9 @@ class EngineReplica:
             self._set("trireme_replica_gateways", len(self._host.server.connections))
             written.inc(self._host.tokens_out - tokens_before)
             tokens_before = self._host.tokens_out
+            preempted.inc(self._host.preemptions - preempted_before)
+            preempted_before = self._host.preemptions
+            self._traffic.observe()
             await asyncio.sleep(REFRESH_S)
 
     def _set(self, name: str, value: float) -> None:

@@ -21,20 +21,27 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Capacity of a started engine, all of it as the engine itself reports it."""
+    """A started engine, all of it as the engine itself reports it.
+
+    ``exact_sampling``: an answer that another such engine began goes on with the tokens that this
+    engine would have written. Without, it goes on with others, as likely.
+    """
 
     max_num_seqs: int
     max_model_len: int
     kv_tokens: int
+    exact_sampling: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Scheduler state after a step: requests running and waiting, share of the KV cache in use."""
+    """Scheduler state after a step: requests running and waiting, share of the KV cache in use, and
+    preemptions since the engine's start."""
 
     running: int
     waiting: int
     kv_use: float
+    preemptions: int = 0
 
 
 class CoreOutput(Protocol):

@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 
 from deployments.engine.channel.frames import (
+    ABORTED,
+    ERROR,
     PROTOCOL_VERSION,
     Load,
     Output,
@@ -26,6 +28,8 @@ from deployments.engine.engine import (
     EngineStep,
     RequestRefused,
 )
+from deployments.engine.traces import EngineTraces
+from deployments.router.recovery import ACQUITTED_TOKENS
 
 log = logging.getLogger("trireme.engine")
 
@@ -56,11 +60,13 @@ class EngineHost:
         replica_id: str,
         settings: ServerSettings,
         progress_timeout_s: float,
+        traces: EngineTraces | None = None,
     ) -> None:
         self.engine = engine
         self.replica_id = replica_id
         self.epoch = uuid.uuid4().hex
         self.progress_timeout_s = progress_timeout_s
+        self._traces = traces
         self.info: EngineInfo | None = None
         self.port = 0
         self.died: Exception | None = None
@@ -74,10 +80,17 @@ class EngineHost:
         self._step_s = 0.0
         self._last_step_s = 0.0
         self._draining = False
+        self._trial = ""
+        self._trial_tokens = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.server = ChannelServer(
             settings, StreamHandlers(self._on_submit, self._on_abort, self._welcome)
         )
+
+    @property
+    def preemptions(self) -> int:
+        """Preemptions since the engine's start."""
+        return self._stats.preemptions
 
     @property
     def pending(self) -> int:
@@ -103,6 +116,7 @@ class EngineHost:
             self.info.max_model_len,
             self.info.kv_tokens,
             self.load,
+            self.info.exact_sampling,
         )
 
     # ------------------------------------------------------------------ gateway -> engine
@@ -112,10 +126,17 @@ class EngineHost:
             connection.refuse(submit.stream, "replica is draining", retryable=True)
             return
         request_id = f"{connection.number}.{submit.stream}"
+        if submit.on_trial:
+            if self._trial in self._owners:
+                connection.refuse(submit.stream, "another request is on trial", retryable=True)
+                return
+            self._trial, self._trial_tokens = request_id, 0
         if not self._owners:
             # An idle engine makes no steps: its silence starts counting now.
             self._last_step_s = asyncio.get_running_loop().time()
         self._owners[request_id] = (connection, submit.stream)
+        if submit.traceparent and self._traces is not None:
+            self._traces.submitted(request_id, submit)
         self._commands.put_nowait(_Command([request_id], connection, submit))
 
     def _on_abort(self, connection: GatewayConnection, streams: list[int]) -> None:
@@ -125,6 +146,8 @@ class EngineHost:
             request_id = f"{connection.number}.{stream}"
             if self._owners.pop(request_id, None) is not None:
                 ids.append(request_id)
+                if self._traces is not None:
+                    self._traces.ended(request_id, ABORTED)
         if ids:
             self._commands.put_nowait(_Command(ids, connection))
             # With nothing left to do the engine makes no step that would bring the news.
@@ -144,10 +167,13 @@ class EngineHost:
             except RequestRefused as refusal:
                 assert command.submit is not None
                 self._owners.pop(command.request_ids[0], None)
+                if self._traces is not None:
+                    self._traces.ended(command.request_ids[0], ERROR)
                 command.connection.refuse(
                     command.submit.stream, str(refusal), retryable=refusal.retryable
                 )
-            except EngineDead as error:
+            except Exception as error:
+                # Whatever it was, the engine takes nothing any more.
                 self._die(error)
                 return
 
@@ -157,7 +183,7 @@ class EngineHost:
         while True:
             try:
                 step = await self.engine.next_step()
-            except EngineDead as error:
+            except Exception as error:
                 self._die(error)
                 return
             self._forward(step)
@@ -176,18 +202,33 @@ class EngineHost:
             if outbox is None:
                 outbox = outboxes[connection] = []
             packed = pack(output, stream)
-            prompts = prompts or packed.cached_tokens is not None
+            if packed.cached_tokens is not None:
+                prompts = True
+                if self._traces is not None:
+                    self._traces.first_token(output.request_id, packed.cached_tokens)
             outbox.append(packed)
             self.tokens_out += len(output.new_token_ids)
             if output.finished:
                 del owners[output.request_id]
+                if self._traces is not None:
+                    self._traces.ended(output.request_id, packed.finish or 0)
                 connection.forget(stream)
+        if self._trial:
+            self._judge(step)
         self._note_step(step, now, prompts=prompts)
         self._refresh_load()
         for connection, outputs in outboxes.items():
             connection.send_step(self.load, outputs, now)
         # An idle engine stays silent: its last word has to reach everybody.
         self.server.broadcast_load(self.load, set(outboxes), force=not self._owners)
+
+    def _judge(self, step: EngineStep) -> None:
+        """The request on trial is acquitted once it has written enough tokens."""
+        for output in step.outputs:
+            if output.request_id == self._trial:
+                self._trial_tokens += len(output.new_token_ids)
+        if self._trial_tokens >= ACQUITTED_TOKENS or self._trial not in self._owners:
+            self._trial = ""
 
     def _note_step(self, step: EngineStep, now: float, *, prompts: bool) -> None:
         """``prompts``: whether a prompt ended in it, so that its time says nothing of decoding."""
@@ -236,11 +277,12 @@ class EngineHost:
     def _die(self, error: Exception) -> None:
         log.error("engine of %s died: %s", self.replica_id, error)
         self.died = error
+        tried = self._owners.get(self._trial)
         self._owners.clear()
+        self.server.stop_listening()
         for connection in list(self.server.connections):
-            for stream in list(connection.streams):
-                connection.forget(stream)
-            connection.fail(error)
+            trial = tried[1] if tried is not None and tried[0] is connection else 0
+            connection.say_died(str(error) or type(error).__name__, trial=trial)
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new and wait until the running streams have ended, or ``timeout_s``."""
@@ -257,5 +299,6 @@ class EngineHost:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._owners.clear()
         await self.server.stop()
         self.engine.stop()

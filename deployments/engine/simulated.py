@@ -97,14 +97,19 @@ def block_hashes(prompt_token_ids: list[int]) -> PromptText:
 
 @dataclass(slots=True)
 class _Running:
-    """A request in the engine; it ends with its token number ``work.output_tokens``."""
+    """A request in the engine. ``earlier`` tokens of its ``total`` come from another replica."""
 
     request_id: str
     script: list[int]
     returns: bool
     finish: int
     work: Work
-    sent: int = 0
+    earlier: int
+    sent: int
+
+    @property
+    def total(self) -> int:
+        return self.earlier + self.work.output_tokens
 
     def tokens(self, upto: int) -> list[int]:
         """What it writes from where it was up to the token number ``upto``."""
@@ -112,7 +117,7 @@ class _Running:
         written = []
         for position in range(self.sent, upto):
             token = script[position % size]
-            if token == RETURN and not self.returns and position + 1 < self.work.output_tokens:
+            if token == RETURN and not self.returns and position + 1 < self.total:
                 token = WORDS[0]
             written.append(token)
         self.sent = upto
@@ -161,19 +166,27 @@ class SimulatedEngine:
 
     async def submit(self, request_id: str, submit: Submit) -> None:
         prompt, sampling = submit.prompt_token_ids, submit.sampling
+        earlier = len(submit.emitted)
         if len(prompt) >= self.max_model_len:
             raise RequestRefused("prompt is longer than the context", retryable=False)
         script = reply(prompt, _tier(submit), sampling.seed or 0, self.config)
         tokens, finish = _end(script, sampling, self.max_model_len - len(prompt))
+        left = tokens - earlier
+        if left < 1:
+            raise RequestRefused("the answer is complete", retryable=False)
         now = self._now()
-        work = Work(request_id, len(prompt), tokens, submit.priority, now, block_hashes(prompt))
+        # To the scheduler, what another replica wrote is more prompt.
+        text = block_hashes([*prompt, *submit.emitted])
+        work = Work(request_id, len(prompt) + earlier, left, submit.priority, now, text)
         try:
             self._model.submit(work, now)
         except EngineFull:
             raise RequestRefused("replica is full", retryable=True) from None
         except TooLarge:
             raise RequestRefused("request is larger than the KV cache", retryable=False) from None
-        self._running[request_id] = _Running(request_id, script, sampling.ignore_eos, finish, work)
+        self._running[request_id] = _Running(
+            request_id, script, sampling.ignore_eos, finish, work, earlier, earlier
+        )
         self._work.set()
 
     async def abort(self, request_ids: list[str]) -> None:
@@ -189,6 +202,9 @@ class SimulatedEngine:
             raise EngineDead("stopped")
         # What is due stays due: a late wake-up does not add up over the steps.
         due_s = self._model.next_event_s()
+        if due_s == math.inf:
+            # Everything here ended while another request came or left, and is still to be told.
+            due_s = self._now()
         behind_s = (self._now() - due_s) / self.config.speed_factor
         if behind_s > MOST_BEHIND_S:
             self._origin_s += behind_s - MOST_BEHIND_S
@@ -209,21 +225,23 @@ class SimulatedEngine:
             if event.kind is EventKind.FINISHED:
                 request = self._running.pop(str(event.work.work_id), None)
                 if request is not None:
-                    outputs.append(self._output(request, event.tokens, request.finish))
+                    outputs.append(self._output(request, request.total, request.finish))
         for request in self._running.values():
-            written = model.emitted(request.work, now)
+            written = request.earlier + model.emitted(request.work, now)
             if written > request.sent:
                 outputs.append(self._output(request, written, None))
         return outputs
 
     @staticmethod
     def _output(request: _Running, written: int, finish: int | None) -> _Output:
-        cached = None if request.sent else request.work.cached_tokens
+        cached = None
+        if request.sent == request.earlier:
+            cached = min(request.work.cached_tokens, request.work.prompt_tokens - request.earlier)
         return _Output(request.request_id, request.tokens(written), finish, cached)
 
     def _stats(self, now: float) -> EngineStats:
         load = self._model.load(now)
-        return EngineStats(load.running, load.waiting, load.kv_use)
+        return EngineStats(load.running, load.waiting, load.kv_use, self._model.preemptions)
 
     def pack(self, output: CoreOutput, stream: int) -> Output:
         assert isinstance(output, _Output)

@@ -29,13 +29,24 @@ class VllmEngine:
 
     async def start(self) -> EngineInfo:
         await asyncio.to_thread(self._core.start)
-        return EngineInfo(self._core.max_num_seqs, self._core.max_model_len, self._core.kv_tokens)
+        core = self._core
+        return EngineInfo(
+            core.max_num_seqs, core.max_model_len, core.kv_tokens, core.exact_sampling
+        )
 
     async def submit(self, request_id: str, submit: Submit) -> None:
         try:
             request = compat.decode_request(submit.request, request_id, submit.prompt_token_ids)
         except Exception as error:
             raise RequestRefused(f"undecodable request: {error}", retryable=False) from error
+        written = len(submit.emitted)
+        if written and len(submit.prompt_token_ids) + written >= self._core.max_model_len:
+            # vLLM checks lengths in its front-end alone; this one would take the whole core down.
+            raise RequestRefused("the answer fills the context", retryable=False)
+        try:
+            compat.continue_answer(request, submit.emitted, resumes=self._core.resumes)
+        except ValueError as error:
+            raise RequestRefused(str(error), retryable=False) from error
         request.priority = submit.priority
         try:
             await self._core.add(request)
@@ -58,6 +69,7 @@ class VllmEngine:
                 stats.num_running_reqs,
                 stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
                 stats.kv_cache_usage,
+                self._core.preemptions,
             ),
         )
 

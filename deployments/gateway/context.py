@@ -2,10 +2,27 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from cluster.config import Tier
 from cluster.errors import TriremeError
 from deployments.router.decisions import Decision
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a request has used, over all generations that it asked for (``n``). Seconds count from
+    its arrival; None for what did not happen."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    analysis_tokens: int = 0
+    placements: int = 0
+    failovers: int = 0
+    waited_s: float = 0.0
+    first_token_s: float | None = None
+    answer_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -14,7 +31,10 @@ class RequestContext:
 
     ``tools``: whether it offers tools to the model. ``decision`` is the router's last placement,
     told in a header if the client asks to ``explain`` it. ``asked_tier`` is set when ``tier`` is a
-    lower one than the client asked for.
+    lower one than the client asked for. ``ignored`` are fields that it sent and that the operator
+    keeps to himself. ``service_tier`` is OpenAI's class of service that is used, None if the client
+    did not ask for one. ``traceparent`` is what the client sent, and ``trace`` the
+    request's span if it is traced. ``figures`` come with its first placement.
 
     ``received_s`` is on the event loop's monotonic clock. ``settled`` turns true when the first
     token has come or the request has failed: until then the door holds the response head back, so
@@ -29,6 +49,12 @@ class RequestContext:
     tools: bool = False
     explain: bool = False
     asked_tier: Tier | None = None
+    ignored: tuple[str, ...] = ()
+    service_tier: str | None = None
+    route: str = ""
+    traceparent: str = ""
+    trace: Any = None
+    figures: "Figures | None" = None
     replica_id: str | None = None
     decision: Decision | None = None
     settled: bool = False

@@ -2,19 +2,30 @@
 
 It drives the pure router with the clock and the channel. Everything runs on one event loop; no
 method here waits, so a generation's state never changes halfway through one.
+
+A generation outlives its replica. Each attempt has a number of its own on the channel, so whatever
+an earlier replica still sends for it is nobody's, and the next replica is told the tokens so far.
 """
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from cluster.config import Tier
-from cluster.errors import InvalidRequest, NoReplica, Overloaded, ReplicaLost, TriremeError
+from cluster.config import FailoverConfig, Tier
+from cluster.errors import (
+    InvalidRequest,
+    NoReplica,
+    Overloaded,
+    PoisonRequest,
+    ReplicaLost,
+    TriremeError,
+)
 from cluster.steptime import StepModel
-from deployments.engine.channel.client import Endpoint, EngineLink, LinkSettings
+from deployments.engine.channel.client import Endpoint, EngineGone, EngineLink, LinkSettings
 from deployments.engine.channel.frames import (
+    ABORTED,
     ERROR,
     STOP,
     Load,
@@ -22,19 +33,50 @@ from deployments.engine.channel.frames import (
     Refused,
     Sampling,
     Step,
-    Submit,
     Welcome,
 )
 from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.quarantine import Quarantine, fingerprint
 from deployments.gateway.streams import FrontEnd, Stream
-from deployments.router import Refusal, RemoteLoad, Request, Router, Traits, Why
+from deployments.router import (
+    Lost,
+    Placed,
+    Refusal,
+    RemoteLoad,
+    Replica,
+    Request,
+    Router,
+    Traits,
+    Why,
+)
+from deployments.router.draining import Drains
 from deployments.router.prefixes import block_hashes
+from deployments.router.recovery import ACQUITTED_TOKENS
+from deployments.router.watch import Watch, WatchLimits
 
 log = logging.getLogger("trireme.gateway")
 
 TICK_S = 0.05
-"""How often queued requests are looked at when no frame makes a reason to."""
+"""How often queued requests and replicas are looked at when no frame makes a reason to."""
+
+BROKEN = (ERROR, ABORTED)
+"""How an engine ends a request that it could not serve; one that we abort gets no answer."""
+
+
+def watch_limits(failover: FailoverConfig) -> WatchLimits:
+    """The watch's part of the settings."""
+    return WatchLimits(
+        failover.hang_steps,
+        failover.hang_min_s,
+        failover.hang_first_s,
+        failover.hang_max_s,
+        failover.slow_factor,
+        failover.slow_after_s,
+        failover.eject_s,
+        failover.max_ejected_share,
+    )
+
 
 MET = {
     Why.FULL: "found no place in",
@@ -58,10 +100,24 @@ class Member:
 class FleetClient:
     """``members`` come through ``update_members``; front-ends call ``submit`` and ``abort``."""
 
-    def __init__(self, router: Router, settings: LinkSettings, metrics: FleetMetrics) -> None:
+    def __init__(
+        self,
+        router: Router,
+        settings: LinkSettings,
+        metrics: FleetMetrics,
+        failover: FailoverConfig | None = None,
+    ) -> None:
+        failover = failover or FailoverConfig()
         self.router = router
         self.settings = settings
         self.metrics = metrics
+        self.quarantine = Quarantine(failover.quarantine_s)
+        self._watch = Watch(watch_limits(failover))
+        self._drains = Drains(failover.drain_finish_s)
+        self._probes: dict[str, int] = {}
+        """Of replicas that hang, the number of a stream that was left there: by it they show that
+        they make steps again."""
+        self._inexact: set[str] = set()
         self._links: dict[str, EngineLink] = {}
         self._members: Mapping[str, Member] = {}
         self._streams: dict[str, Stream] = {}
@@ -91,10 +147,13 @@ class FleetClient:
         while True:
             await asyncio.sleep(TICK_S)
             try:
+                self._look_after_replicas()
                 self._expire()
                 self._dispatch()
                 self._retire_links()
                 self.metrics.observe_fleet(self.router)
+                self.metrics.observe_recovery(self.router)
+                self.metrics.observe_news(self._news_ages_s())
             except Exception:
                 # The ticker must outlive any one bad round; streams go on without it.
                 log.exception("a round of the fleet's ticker failed")
@@ -107,6 +166,7 @@ class FleetClient:
         for replica_id, member in self._members.items():
             if replica_id not in self._links:
                 link = self._links[replica_id] = EngineLink(member.endpoint, self.settings, self)
+                link.on_hangup = self._on_hangup
                 link.open()
         for replica in self.router.fleet:
             if replica.traits.replica_id not in self._members:
@@ -121,6 +181,7 @@ class FleetClient:
                 closing = asyncio.create_task(self._links.pop(replica_id).close())
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
+                self._inexact.discard(replica_id)
                 self.router.on_replica_lost(replica_id, self._now())
 
     # -------------------------------------------------------------- front-end -> fleet
@@ -133,8 +194,12 @@ class FleetClient:
         encoded: bytes,
         context: RequestContext,
         front_end: FrontEnd,
+        variant: Callable[[], bytes] = bytes,
     ) -> None:
-        """Admit one generation. A refusal comes back through ``front_end.fail``."""
+        """Admit one generation. A refusal comes back through ``front_end.fail``.
+
+        ``sampling`` and ``encoded`` name a seed if tokens are drawn at all, so that another replica
+        can go on with the same ones. ``variant`` tells requests with the same prompt apart."""
         model, tier, now = context.model, context.tier, self._now()
         request = Request(
             request_id,
@@ -145,17 +210,32 @@ class FleetClient:
             tools=context.tools,
             blocks=block_hashes(prompt_token_ids),
         )
-        number = next(self._numbers)
-        priority = self.router.priority(tier, model)
-        submit = Submit(number, prompt_token_ids, sampling, priority, tier, encoded)
-        stream = Stream(request, number, submit, context, front_end)
+        stream = Stream(
+            request,
+            next(self._numbers),
+            prompt_token_ids,
+            sampling,
+            encoded,
+            context,
+            front_end,
+            variant,
+        )
+        if self.quarantine and self._print_of(stream) in self.quarantine:
+            self.metrics.quarantine_refused(stream)
+            front_end.fail(stream, PoisonRequest())
+            return
         refusal = self.router.admit(request, now)
         if refusal is not None:
+            self.metrics.refused(stream, refusal)
             front_end.fail(stream, _error_of(refusal))
             return
         self._streams[request_id] = stream
-        self._by_number[number] = stream
         self._dispatch()
+
+    def _print_of(self, stream: Stream) -> str:
+        return fingerprint(
+            self.settings.secret, stream.request.model, stream.prompt_token_ids, stream.variant()
+        )
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """The front-end has no more use for these (client gone, or a stop string was met)."""
@@ -176,18 +256,40 @@ class FleetClient:
         with self.metrics.deciding():
             placements = self.router.placements(now)
         for placed in placements:
-            flight = placed.flight
-            stream = self._streams[flight.request.request_id]
-            link = self._links[flight.replica_id]
-            stream.flight, stream.link = flight, link
-            stream.context.replica_id = flight.replica_id
-            stream.context.decision = placed.decision
-            self.metrics.placed(stream, placed)
-            link.submit(stream.submit)
+            self._send(placed)
+
+    def _send(self, placed: Placed) -> None:
+        flight = placed.flight
+        request = flight.request
+        stream = self._streams[request.request_id]
+        link = self._links[flight.replica_id]
+        stream.context.replica_id = flight.replica_id
+        stream.context.decision = placed.decision
+        self.metrics.placed(stream, placed)
+        number = next(self._numbers) if stream.placements else stream.number
+        stream.flight, stream.link = flight, link
+        priority = self.router.priority(request.tier, request.model)
+        self._by_number[number] = stream
+        link.submit(stream.submission(number, priority, on_trial=flight.on_trial))
+
+    def _withdraw(self, stream: Stream, *, abort: bool = True) -> int:
+        """The stream has left its replica; what still comes from there is nobody's. Returns the
+        number under which it was known there."""
+        number = stream.number
+        self._by_number.pop(number, None)
+        if abort and stream.link is not None:
+            stream.link.abort([number])
+        stream.link = stream.flight = None
+        return number
 
     def _expire(self) -> None:
         for waiting, refusal in self.router.expired(self._now()):
-            self._fail(self._streams[waiting.request.request_id], _error_of(refusal))
+            stream = self._streams[waiting.request.request_id]
+            if stream.emitted:
+                self._fail(stream, ReplicaLost("No replica could go on with this request."))
+            else:
+                self.metrics.refused(stream, refusal)
+                self._fail(stream, _error_of(refusal))
 
     # -------------------------------------------------------------- fleet -> front-end
 
@@ -209,6 +311,10 @@ class FleetClient:
                 member.steps,
             )
         )
+        if welcome.exact_sampling:
+            self._inexact.discard(replica_id)
+        else:
+            self._inexact.add(replica_id)
         load = self._remote(link, welcome.load, (0, 0, 0))
         self.router.on_load(replica_id, load, self._now())
         log.info("replica %s of pool %s is up", replica_id, member.pool)
@@ -222,19 +328,24 @@ class FleetClient:
         for output in step.outputs:
             stream = self._by_number.get(output.stream)
             if stream is None or stream.link is not link:
-                continue  # aborted, while these tokens were on their way
-            if stream.note(output.tokens, now):
-                assert stream.flight is not None
-                stream.context.settled = True
-                self.router.on_first_token(stream.flight)
-                self.metrics.first_token(stream, output)
-            elif stream.flight is not None and stream.tokens > stream.flight.predicted:
-                self.router.on_outgrown(stream.flight)
-            if output.finish is not None:
-                ended.append((stream, output.finish))
-                if output.finish == ERROR:
+                continue  # aborted or moved, while these tokens were on their way
+            finish = output.finish
+            if finish is not None:
+                ended.append((stream, finish))
+                if finish in BROKEN:
                     continue
                 stream.context.settled = True
+            tokens, flight = output.tokens, stream.flight
+            if tokens and flight is not None:
+                before = flight.emitted
+                flight.emitted = before + len(tokens)
+                if not before:
+                    self._begun(stream, output, now)
+                elif flight.emitted > flight.predicted:
+                    self.router.on_outgrown(flight)
+                if flight.request.deaths and flight.emitted >= ACQUITTED_TOKENS:
+                    self.router.on_acquitted(flight)
+                stream.note(tokens, now)
             batch = batches.get(stream.front_end)
             if batch is None:
                 batch = batches[stream.front_end] = []
@@ -242,8 +353,9 @@ class FleetClient:
         for front_end, batch in batches.items():
             front_end.deliver(batch)
         for stream, finish in ended:
-            if finish == ERROR:
-                self._fail(stream, ReplicaLost("The engine could not finish this request."))
+            if finish in BROKEN:
+                lost = self.router.on_flight_lost(stream.request.request_id, now)
+                self._go_on(lost, "failed")
             else:
                 # One that its token limit has cut says nothing of how long replies are.
                 self._end(stream, complete=finish == STOP)
@@ -253,47 +365,139 @@ class FleetClient:
         if ended:
             self._dispatch()
 
+    def _begun(self, stream: Stream, output: Output, now: float) -> None:
+        """The first tokens of an attempt have come."""
+        assert stream.flight is not None
+        self.router.on_first_token(stream.flight)
+        if stream.emitted:
+            exact = stream.flight.replica_id not in self._inexact
+            self.metrics.resumed(stream, now, exact=exact)
+            return
+        stream.context.settled = True
+        stream.first_token_s = now
+        self.metrics.first_token(stream, output)
+
     def on_refused(self, link: EngineLink, refused: Refused) -> None:
         stream = self._by_number.get(refused.stream)
         if stream is None or stream.link is not link:
             return
         if not refused.retryable:
-            self._fail(stream, InvalidRequest(refused.message))
+            begun = "The replica that took this request over cannot go on with it."
+            error = ReplicaLost(begun) if stream.emitted else InvalidRequest(refused.message)
+            self._fail(stream, error)
             return
         if self.router.on_refused(stream.request.request_id, self._now()) is None:
             self._fail(stream, NoReplica())
             return
-        stream.link = stream.flight = None
         self.metrics.retried(stream, "refused")
+        self._withdraw(stream, abort=False)
         self._dispatch()
 
+    def _on_hangup(self, link: EngineLink) -> None:
+        """Nothing more goes there, while the link finds out what has happened."""
+        replica = self.router.fleet.get(link.endpoint.replica_id)
+        if replica is not None and self._links.get(replica.replica_id) is link:
+            replica.refusing = True
+
     def on_down(self, link: EngineLink, error: Exception | None) -> None:
-        if self._links.get(link.endpoint.replica_id) is not link:
+        replica_id = link.endpoint.replica_id
+        if self._links.get(replica_id) is not link:
             return  # closed by us
-        lost = self.router.on_replica_lost(link.endpoint.replica_id, self._now())
+        died = isinstance(error, EngineGone)
+        tried = self._tried(replica_id, error)
+        lost = self.router.on_replica_lost(replica_id, self._now(), died=died, tried=tried)
+        self._watch.forget(replica_id)
+        self._probes.pop(replica_id, None)
         self.metrics.reconnects.inc()
+        if lost.retried or lost.failed or lost.poisoned:
+            log.warning("replica %s lost: %s; %s", replica_id, error, _told(lost))
+        self._go_on(lost, "died" if died else "replica_lost")
+        self._dispatch()
+
+    # -------------------------------------------------------------- faults
+
+    def _tried(self, replica_id: str, error: Exception | None) -> str:
+        """The request of ours that the replica was trying when it died, as it says itself.
+
+        A process that vanished says nothing, and may not have heard of ours: that convicts only
+        what has lost two engines before."""
+        replica = self.router.fleet.get(replica_id)
+        if not isinstance(error, EngineGone) or replica is None:
+            return ""
+        if error.trial is not None:
+            stream = self._by_number.get(error.trial)
+            return "" if stream is None else stream.request.request_id
+        flight = replica.flights.get(replica.trial or "")
+        return flight.request.request_id if flight and flight.request.deaths > 1 else ""
+
+    def _go_on(self, lost: Lost, cause: str, *, keep_one: bool = False) -> None:
+        """What lost its replica waits for another one. ``keep_one``: one is left there as a probe.
+
+        Frees what the old replica still does for them."""
         for request in lost.retried:
             stream = self._streams[request.request_id]
-            stream.link = stream.flight = None
-            self.metrics.retried(stream, "replica_lost")
+            self.metrics.retried(stream, cause)
+            if keep_one and stream.flight is not None:
+                self._probes[stream.flight.replica_id] = stream.number
+            self._withdraw(stream, abort=not keep_one)
+            keep_one = False
+        for flight in (*lost.failed, *lost.poisoned):
+            stream = self._streams[flight.request.request_id]
+            if stream.link is not None:
+                stream.link.abort([stream.number])
         for flight in lost.failed:
             self._fail(self._streams[flight.request.request_id], ReplicaLost())
-        if lost.failed or lost.retried:
-            log.warning(
-                "replica %s lost (%s): %d generations retried, %d failed",
-                link.endpoint.replica_id,
-                error,
-                len(lost.retried),
-                len(lost.failed),
-            )
-        self._dispatch()
+        for flight in lost.poisoned:
+            stream, request = self._streams[flight.request.request_id], flight.request
+            entry = self._print_of(stream), request.model, request.tier
+            self.quarantine.add(*entry, stream.context.request_id, self._now())
+            self.metrics.quarantined(stream)
+            log.error("request %s is quarantined: two engines died with it", request.request_id)
+            self._fail(stream, PoisonRequest())
+
+    def _look_after_replicas(self) -> None:
+        """Put aside what hangs or is slow, and lead requests away from replicas that are left."""
+        now = self._now()
+        self.quarantine.expire(now)
+        found = self._watch.look(self.router.fleet, now)
+        for replica in found.hung:
+            lost = self.router.on_replica_hung(replica.replica_id, now)
+            log.warning("replica %s makes no steps; %s", replica.replica_id, _told(lost))
+            self.metrics.ejected(replica, "hung")
+            self._go_on(lost, "hung", keep_one=True)
+        for replica in found.slow:
+            log.warning("replica %s is slow and put aside", replica.replica_id)
+            self.metrics.ejected(replica, "slow")
+            self.router.fleet.shun(replica, shunned=True)
+        for replica in found.well:
+            log.info("replica %s is tried again", replica.replica_id)
+            self.router.fleet.shun(replica, shunned=False)
+            probe = self._probes.pop(replica.replica_id, None)
+            if probe is not None:
+                self._links[replica.replica_id].abort([probe])
+        left = [each for each in self.router.fleet if each.load.draining or each.shunned]
+        self._drains.keep({replica.replica_id for replica in left})
+        for replica in left:
+            if replica.flights:
+                self._lead_away(replica, "drained" if replica.load.draining else "slow")
+
+    def _lead_away(self, replica: Replica, cause: str) -> None:
+        now = self._now()
+        for flight in self._drains.to_move(replica, now):
+            stream = self._streams[flight.request.request_id]
+            placed = self.router.move(flight.request.request_id, now)
+            if placed is None:
+                return  # there is no room, or the budget is used up: later
+            self.metrics.retried(stream, cause)
+            self._withdraw(stream)
+            self._send(placed)
 
     # -------------------------------------------------------------- ends
 
     def _end(self, stream: Stream, *, complete: bool) -> None:
         request_id = stream.request.request_id
         del self._streams[request_id]
-        del self._by_number[stream.number]
+        self._by_number.pop(stream.number, None)
         self.router.on_finished(request_id, self._now(), complete=complete)
         self.metrics.ended(stream)
 
@@ -309,10 +513,30 @@ class FleetClient:
         """Generations queued or running for this gateway's clients."""
         return len(self._streams)
 
+    def is_up(self, replica_id: str) -> bool:
+        """Whether there is a connection to the replica."""
+        link = self._links.get(replica_id)
+        return link is not None and link.is_up
+
+    def _news_ages_s(self) -> dict[tuple[str, str], float]:
+        """The oldest load report of each (model, pool)."""
+        now = self._now()
+        ages_s: dict[tuple[str, str], float] = {}
+        for replica in self.router.fleet:
+            key = replica.traits.model, replica.traits.pool
+            link = self._links.get(replica.replica_id)
+            if link is not None:
+                ages_s[key] = max(ages_s.get(key, 0.0), link.silent_s(now))
+        return ages_s
+
+    def aside(self, replica_id: str) -> str:
+        """Why a replica gets nothing: ``hung``, ``slow``, or nothing."""
+        return self._watch.aside(replica_id)
+
     def ready_for(self, model: str) -> bool:
         """Whether some replica of ``model`` is connected and takes requests."""
         return any(
-            replica.traits.model == model and not replica.load.draining
+            replica.traits.model == model and not replica.load.draining and not replica.shunned
             for replica in self.router.fleet
         )
 
@@ -320,7 +544,14 @@ class FleetClient:
         """A replica that has left the directory gets nothing new, whatever it says itself."""
         draining = load.draining or link.endpoint.replica_id not in self._members
         return RemoteLoad(
-            load.running, load.waiting, load.kv_use, load.step_s, draining, load.by_tier, ours
+            load.running,
+            load.waiting,
+            load.kv_use,
+            load.step_s,
+            draining,
+            load.by_tier,
+            ours,
+            load.steps,
         )
 
     @staticmethod
@@ -335,4 +566,11 @@ def _error_of(refusal: Refusal) -> TriremeError:
         f"The request {MET[refusal.why]} the queue for tier '{refusal.tier}' "
         f"({refusal.queued} wait). Try again in {refusal.retry_after_s:.0f} s.",
         retry_after_s=refusal.retry_after_s,
+    )
+
+
+def _told(lost: Lost) -> str:
+    return (
+        f"{len(lost.retried)} generations go on elsewhere, {len(lost.failed)} failed, "
+        f"{len(lost.poisoned)} are quarantined"
     )

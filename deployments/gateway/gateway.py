@@ -5,23 +5,33 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from cluster.config import TIERS, PoolConfig, Tier, TriremeConfig
 from cluster.ops import OpsListener, exposition_off_loop
 from cluster.steptime import StepModel, step_model
+from cluster.telemetry.page import PAGE
+from cluster.tracing import tracer
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
 from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.simulated import step_times
+from deployments.gateway.account import Account
 from deployments.gateway.context import RequestContext
-from deployments.gateway.door import Door, Limits
+from deployments.gateway.contract import Door, Limits
 from deployments.gateway.fleet_client import FleetClient, Member
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.keep_alive import KeepAlive
+from deployments.gateway.loop_lag import LoopLag
 from deployments.gateway.model_core import ModelCore
+from deployments.gateway.request_log import log_request
 from deployments.gateway.settings import GatewaySettings
+from deployments.gateway.traces import RequestTraces
 from deployments.router import (
     Router,
     served_names,
 )
+from deployments.router.recovery import RecoveryLimits
 from deployments.router.settings import tier_policies
 from deployments.sources import local_source
 
@@ -46,7 +56,19 @@ def make_router(config: TriremeConfig) -> Router:
     """The router that the configuration describes."""
     models = tuple(model.name for model in config.models)
     routing = config.router
-    return Router(models, tier_policies(config.tiers), routing.policy, routing.shadow)
+    failover = config.failover
+    return Router(
+        models,
+        tier_policies(config.tiers),
+        routing.policy,
+        routing.shadow,
+        recovery=RecoveryLimits(
+            failover.budget_share,
+            failover.budget_floor,
+            failover.max_pause_s,
+            failover.isolation_s,
+        ),
+    )
 
 
 class Gateway:
@@ -57,10 +79,21 @@ class Gateway:
         self._settings = settings
         config = self._config = settings.config
         self._pools = {pool.name: (model, pool) for model, pool in config.pools()}
+        tracing = tracer(config.telemetry.tracing, "trireme-gateway", gateway_id)
         self.metrics = FleetMetrics(
             tuple(model.name for model in config.models),
             tuple((model.name, pool.name) for model, pool in config.pools()),
+            config.tiers,
+            None if tracing is None else RequestTraces(tracing),
         )
+        policies = tier_policies(config.tiers)
+        self._account = Account(
+            gateway_id,
+            [model.name for model in config.models],
+            {tier: policy.slo for tier, policy in policies.items()},
+        )
+        self.metrics.account = self._account
+        self.loop_lag = LoopLag(self.metrics.metrics.histogram("trireme_event_loop_lag_seconds"))
         channel = config.channel
         self.fleet = FleetClient(
             make_router(config),
@@ -73,11 +106,20 @@ class Gateway:
                 max_frame_bytes=channel.max_frame_bytes,
             ),
             self.metrics,
+            config.failover,
         )
         self.ops = OpsListener(
-            self.metrics.metrics.registry, self.status, {"/decisions": self.decisions}
+            self.metrics.metrics.registry,
+            self.status,
+            {
+                "/decisions": self.decisions,
+                "/quarantine": self.quarantine,
+                "/account": self.account,
+            },
+            exemplars=self.metrics.traces is not None,
+            page=PAGE,
         )
-        self.app: Door | None = None
+        self.app: KeepAlive | None = None
 
     async def start(self) -> None:
         """Build vLLM's front-end for every model (seconds each), then listen for operators."""
@@ -94,7 +136,7 @@ class Gateway:
             core.attach(client)
             apps[model.name] = await compat.front_end_app(namespace, client)
         config = self._config
-        self.app = Door(
+        door = Door(
             apps,
             served_names({model.name: tuple(model.aliases) for model in config.models}),
             default_tier=config.tiers.default,
@@ -110,7 +152,11 @@ class Gateway:
             tier_to_serve=self._tier_to_serve,
             on_done=self._done,
         )
+        self.app = KeepAlive(
+            door, every_s=config.gateway.keep_alive_s, unread_s=config.gateway.unread_s
+        )
         self.fleet.start()
+        self.loop_lag.start()
         await self.ops.start(config.telemetry.host)
 
     def update_members(self, listed: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
@@ -141,7 +187,11 @@ class Gateway:
         return self.fleet.router.tier_to_serve(model, tier, now)
 
     def _done(self, context: RequestContext, status: int) -> None:
-        self.metrics.request_done(context.model or "unknown", context.tier, _outcome(status))
+        outcome = _outcome(status)
+        self.metrics.request_done(context, outcome)
+        log_request(context, status, outcome, asyncio.get_running_loop().time())
+        if self.metrics.traces is not None:
+            self.metrics.traces.done(context, status, outcome)
 
     def status(self) -> dict[str, Any]:
         """What ``trireme status`` shows of this gateway."""
@@ -176,19 +226,35 @@ class Gateway:
                         for tier in TIERS
                     },
                     "draining": replica.load.draining,
+                    "aside": self.fleet.aside(replica.replica_id),
                 }
                 for replica in router.fleet
             ],
+            "objectives": self.metrics.objectives(),
             "ops_url": self.ops.url,
         }
+
+    def account(self) -> dict[str, Any]:
+        """What the autoscaler takes; see ``cluster/accounts.py``."""
+        now = asyncio.get_running_loop().time()
+        account = self._account.read(self.fleet.router, now)
+        found: dict[str, Any] = msgspec.to_builtins(account)
+        return found
 
     def decisions(self) -> list[dict[str, object]]:
         """The last placements with their reasons, the newest first."""
         return [decision.as_dict() for decision in self.fleet.router.decisions]
 
+    def quarantine(self) -> list[dict[str, object]]:
+        """Requests of which engines died, the newest first."""
+        return self.fleet.quarantine.listed(asyncio.get_running_loop().time())
+
     async def stop(self) -> None:
+        await self.loop_lag.stop()
         await self.ops.stop()
         await self.fleet.stop()
+        if self.metrics.traces is not None:
+            await asyncio.to_thread(self.metrics.traces.stop)
 
 
 def _outcome(status: int) -> str:

@@ -5,7 +5,11 @@ vLLM hands over complete ``EngineCoreRequest``s (one for each of ``n``) and expe
 """
 
 import asyncio
+import copy
+import secrets
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 from cluster.errors import InternalError, InvalidRequest, TriremeError
 from deployments.compat import vllm as compat
@@ -15,6 +19,11 @@ from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.streams import Stream
 
 FINISH_REASONS = tuple(compat.FinishReason)
+
+GREEDY_BELOW = 1e-5
+"""A lower temperature makes vLLM take the likeliest token; it then needs no seed."""
+
+SEED_BITS = 63
 
 
 class ModelCore:
@@ -42,6 +51,12 @@ class ModelCore:
         if context is None or params is None or request.prompt_token_ids is None:
             self._fail(request.request_id, InternalError("a request that did not pass the door"))
             return
+        variant = partial(_variant, params)
+        if params.seed is None and params.temperature >= GREEDY_BELOW:
+            # So that another replica can go on with the very tokens that this one would have drawn.
+            # A copy: vLLM shares the parameters of the requests that ``n`` makes of one.
+            params = request.sampling_params = copy.copy(params)
+            params.seed = secrets.randbits(SEED_BITS)
         try:
             encoded = compat.encode_request(request)
         except ValueError as error:
@@ -57,7 +72,7 @@ class ModelCore:
             stop_token_ids=tuple(params.stop_token_ids or ()),
         )
         self._fleet.submit(
-            request.request_id, request.prompt_token_ids, sampling, encoded, context, self
+            request.request_id, request.prompt_token_ids, sampling, encoded, context, self, variant
         )
 
     async def get_output_async(self) -> compat.EngineCoreOutputs:
@@ -85,9 +100,13 @@ class ModelCore:
     @staticmethod
     def _core_output(stream: Stream, output: Output) -> compat.EngineCoreOutput:
         request_id = stream.request.request_id
+        goes_on = stream.request.written > 0
         if output.details is not None:
             detailed = compat.decode_output(output.details)
             detailed.request_id = request_id
+            if goes_on:
+                # Told with the first tokens; this replica's prompt includes the answer so far.
+                detailed.prefill_stats = detailed.new_prompt_logprobs_tensors = None
             return detailed
         made = compat.EngineCoreOutput(
             request_id,
@@ -95,7 +114,7 @@ class ModelCore:
             finish_reason=None if output.finish is None else FINISH_REASONS[output.finish],
             stop_reason=output.stop_reason,
         )
-        if output.cached_tokens is not None:
+        if output.cached_tokens is not None and not goes_on:
             made.prefill_stats = compat.prefill_stats(
                 stream.request.prompt_tokens, output.cached_tokens
             )
@@ -108,3 +127,9 @@ class ModelCore:
     def _fail(self, request_id: str, error: TriremeError) -> None:
         if self._client is not None:
             compat.fail_request(self._client, request_id, error)
+
+
+def _variant(params: Any) -> bytes:
+    """What the parameters ask for, the same for the same parameters."""
+    fields = ((name, getattr(params, name)) for name in params.__struct_fields__)
+    return repr(sorted(fields)).encode()

@@ -1,11 +1,12 @@
 """One generation as the gateway follows it, from vLLM's front-end to a replica and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from cluster.errors import TriremeError
 from deployments.engine.channel.client import EngineLink
-from deployments.engine.channel.frames import Output, Submit
+from deployments.engine.channel.frames import Output, Sampling, Submit
 from deployments.gateway.context import RequestContext
 from deployments.router import Flight, Request
 
@@ -57,35 +58,62 @@ class AnswerWatch:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """A generation. ``number`` names it on the channel; times are the event loop's, in seconds."""
+    """A generation, over all the replicas that it comes to. Times are the event loop's, in seconds.
+
+    ``number`` names its present attempt on the channel: what still comes for an earlier one has no
+    stream. ``emitted`` are all output tokens that the front-end was given. ``variant`` tells it
+    from others with the same prompt. ``span`` is the present attempt's, and ``traceparent`` tells
+    the replica of it; neither is set if the request is not traced.
+    """
 
     request: Request
     number: int
-    submit: Submit
+    prompt_token_ids: list[int]
+    sampling: Sampling
+    encoded: bytes
     context: RequestContext
     front_end: FrontEnd
+    variant: Callable[[], bytes]
     flight: Flight | None = None
     link: EngineLink | None = None
-    tokens: int = 0
+    placements: int = 0
+    emitted: list[int] = field(default_factory=list)
     first_token_s: float = 0.0
     last_token_s: float = 0.0
     answer_s: float | None = None
+    traceparent: str = ""
+    span: Any = None
     tokens_before_answer: int | None = None
     watch: AnswerWatch | None = field(default_factory=AnswerWatch)
 
-    def note(self, tokens: list[int], now: float) -> bool:
-        """Book new tokens; true for the first ones of the stream."""
-        if not tokens:
-            return False  # an engine may end a generation without another token
-        first = self.tokens == 0
-        if first:
+    @property
+    def tokens(self) -> int:
+        """Output tokens so far."""
+        return len(self.emitted)
+
+    def submission(self, number: int, priority: int, *, on_trial: bool) -> Submit:
+        """What a replica is told: to begin, or to go on after what was emitted."""
+        self.number = number
+        self.placements += 1
+        return Submit(
+            number,
+            self.prompt_token_ids,
+            self.sampling,
+            priority,
+            self.request.tier,
+            self.encoded,
+            self.emitted,
+            on_trial,
+            self.traceparent,
+        )
+
+    def note(self, tokens: list[int], now: float) -> None:
+        """Book new tokens."""
+        if not self.emitted:
             self.first_token_s = now
-        self.tokens += len(tokens)
-        if self.flight is not None:
-            self.flight.emitted = self.tokens
+        self.emitted += tokens
         self.last_token_s = now
         if self.watch is not None:
             before = self.watch.feed(tokens)
             if before is not None:
                 self.answer_s, self.tokens_before_answer, self.watch = now, before, None
-        return first

@@ -91,8 +91,8 @@ class FairQueue:
 
     Requests that lost a replica stand before all tenants and belong to ``front``; those that have
     waited too long to be in time (``demote``) stand behind all and belong to ``late``: so under
-    overload some are served in time, and not all of them late. ``predicted_tokens`` leaves them
-    out.
+    overload some are served in time, and not all of them late. Those that must not go yet are
+    ``held``. ``predicted_tokens`` leaves the late and the held ones out.
     """
 
     def __init__(self, weights: Mapping[str, float], max_tenants: int) -> None:
@@ -109,10 +109,11 @@ class FairQueue:
         self.arrivals: OrderedDict[str, Waiting] = OrderedDict()
         self.front: OrderedDict[str, Waiting] = OrderedDict()
         self.late: OrderedDict[str, Waiting] = OrderedDict()
+        self.held: OrderedDict[str, Waiting] = OrderedDict()
         self.predicted_tokens = 0.0
 
     def __len__(self) -> int:
-        return len(self.arrivals) + len(self.front) + len(self.late)
+        return len(self.arrivals) + len(self.front) + len(self.late) + len(self.held)
 
     @property
     def tenants(self) -> int:
@@ -152,9 +153,9 @@ class FairQueue:
 
     def remove(self, request_id: str) -> Waiting:
         """Take out a request that is queued here, without a charge."""
-        late = self.late.pop(request_id, None)
-        if late is not None:
-            return late
+        aside = self.late.pop(request_id, None) or self.held.pop(request_id, None)
+        if aside is not None:
+            return aside
         waiting = self.front.pop(request_id, None)
         if waiting is None:
             waiting = self.arrivals.pop(request_id)

@@ -34,6 +34,12 @@ class Request:
 
     ``blocks`` are chained hashes of the prompt's leading token blocks (see ``prefixes``).
     ``predicted`` is the expected output in tokens, set at admission.
+
+    After a fault it goes on elsewhere: ``written`` counts the output tokens of earlier attempts,
+    which ``prompt_tokens`` then includes, and ``predicted`` is what is still expected.
+    ``attempts`` counts placements without a new token, ``deaths`` the engines that died with it
+    since it last made progress, and ``lost_s`` is when it lost its replica, None unless it waits
+    since for a new token. ``alone``: it must not meet another suspect (see ``recovery``).
     """
 
     request_id: str
@@ -47,6 +53,10 @@ class Request:
     attempts: int = 0
     arrived_s: float = 0.0
     predicted: float = 0.0
+    written: int = 0
+    deaths: int = 0
+    alone: bool = False
+    lost_s: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +64,9 @@ class Flight:
     """A request on a replica. ``predicted`` is its expected output in tokens, by what is known now;
     ``to_prefill`` is what of its prompt the replica's cache does not hold, set when it is added.
 
-    ``emitted`` counts the output tokens so far; who follows the stream writes it.
+    ``emitted`` counts the output tokens so far; who follows the stream writes it. Both leave out
+    what the request has ``written`` in earlier attempts. ``on_trial``: the engine may die of it,
+    and no other such request is on the replica.
     """
 
     request: Request
@@ -63,6 +75,7 @@ class Flight:
     predicted: float
     emitted: int = 0
     to_prefill: int = 0
+    on_trial: bool = False
 
     @property
     def reserved_kv(self) -> float:
@@ -94,7 +107,8 @@ class RemoteLoad:
     """A replica's own report: requests of all gateways, share of KV in use, mean step time.
 
     ``by_tier`` counts running and waiting requests of each tier, ``ours`` those among them that
-    came from this gateway: so a late report still tells what belongs to others.
+    came from this gateway: so a late report still tells what belongs to others. ``steps`` counts
+    the engine's steps.
     """
 
     running: int = 0
@@ -104,6 +118,7 @@ class RemoteLoad:
     draining: bool = False
     by_tier: tuple[int, int, int] = (0, 0, 0)
     ours: tuple[int, int, int] = (0, 0, 0)
+    steps: int = 0
 
 
 class Replica:
@@ -115,7 +130,8 @@ class Replica:
     of all that run here, summed up. ``prefill_share`` is the part of the time that goes into
     prompts, by those placed lately. ``refusing`` is true from a refusal until the next report.
     ``tiers_here`` has bit i set when requests of tier i are here; ``kv_left`` are KV tokens that no
-    running request is expected to need.
+    running request is expected to need. ``shunned``: it hangs or is much too slow, and gets nothing
+    new. ``trial`` is the request of ours that its engine may die of.
     """
 
     __slots__ = (
@@ -142,8 +158,10 @@ class Replica:
         "reported_s",
         "reserved_kv",
         "seats",
+        "shunned",
         "tiers_here",
         "traits",
+        "trial",
     )
 
     def __init__(self, traits: Traits) -> None:
@@ -162,6 +180,8 @@ class Replica:
         self.reserved_kv = 0.0
         self.awaiting_prefill = 0
         self.refusing = False
+        self.shunned = False
+        self.trial: str | None = None
         self.pace = 1.0
         self.paced = False
         self.prefill_share = 0.0
@@ -268,6 +288,8 @@ class Replica:
             self.reserved_kv -= flight.reserved_kv
             self.own[TIER_INDEX[flight.request.tier]] -= 1
             self.prefilled(flight)
+            if self.trial == request_id:
+                self.trial = None
             self._refresh()
         return flight
 
@@ -314,8 +336,14 @@ class Fleet:
         if replica.paced and not was_paced:
             self._share_paces(0.0)
 
+    def shun(self, replica: Replica, *, shunned: bool) -> None:
+        """Give it nothing new, or trust it again."""
+        replica.shunned = shunned
+        self._forget_open()
+
     def open_to(self, model: str, tier: Tier) -> list[Replica]:
-        """Replicas of ``model`` that take ``tier`` and are not draining, in the order of their ids.
+        """Replicas of ``model`` that take ``tier``, not draining or shunned, in the order of their
+        ids.
 
         The caller must not change the list.
         """
@@ -327,6 +355,7 @@ class Fleet:
                     for replica in self._replicas.values()
                     if replica.traits.model == model
                     and not replica.load.draining
+                    and not replica.shunned
                     and (tier in replica.traits.tiers or tier in replica.traits.lends_to)
                 ),
                 key=lambda replica: replica.traits.replica_id,

@@ -40,7 +40,7 @@ class TierQueues:
     is guaranteed.
 
     A request that leaves for a replica is charged to its tenant (``dispatch``). Each charge must
-    be settled (``settle``), or given back by queueing the request again (``push_front``).
+    be settled (``settle``), or given back by queueing the request again (``push_front``, ``hold``).
     """
 
     def __init__(
@@ -108,6 +108,14 @@ class TierQueues:
         self._tier_of[request.request_id] = request.tier
         self._queues[request.tier].push_front(Waiting(request, now, now, predicted_tokens, end_s))
 
+    def hold(self, request: Request, predicted_tokens: float, now: float, expires_s: float) -> None:
+        """Keep a request that has lost its replica out of the line, until it is dispatched or has
+        waited until ``expires_s``. What its tenant was charged is given back."""
+        self._settle_work(request.request_id, 0.0)
+        self._tier_of[request.request_id] = request.tier
+        waiting = Waiting(request, now, now, predicted_tokens, expires_s)
+        self._queues[request.tier].held[request.request_id] = waiting
+
     def remove(self, request_id: str) -> Waiting | None:
         """Take out a request that will not be served (it was cancelled, say)."""
         tier = self._tier_of.pop(request_id, None)
@@ -117,13 +125,14 @@ class TierQueues:
         """Take out what has waited longer than its tier allows, in the order in which it came."""
         gone: list[Waiting] = []
         for queue in self._queues.values():
-            # The latest of those put back is the first; so both lists end where one still may wait.
-            lines = (queue.late.values(), queue.arrivals.values(), reversed(queue.front.values()))
-            for line in lines:
+            for line in (queue.late.values(), queue.arrivals.values()):
                 for waiting in line:
                     if waiting.expires_s > now:
                         break
                     gone.append(waiting)
+            # Those that lost a replica are few, and may wait for different times.
+            for line in (queue.front.values(), queue.held.values()):
+                gone += [waiting for waiting in line if waiting.expires_s <= now]
         for waiting in gone:
             self.remove(waiting.request.request_id)
         return gone
@@ -190,7 +199,10 @@ class TierQueues:
         queue = self._queues[tier]
         # Charged before it leaves: the counter with which a tenant becomes idle has its last work.
         waiting = (
-            queue.front.get(request_id) or queue.late.get(request_id) or queue.arrivals[request_id]
+            queue.front.get(request_id)
+            or queue.late.get(request_id)
+            or queue.held.get(request_id)
+            or queue.arrivals[request_id]
         )
         uncached = max(0, waiting.request.prompt_tokens - cached_tokens)
         self._charges[request_id] = queue, queue.charge(waiting, predicted_tokens, uncached)

@@ -19,10 +19,11 @@ from deployments.router.policies import Choice, make_policy
 from deployments.router.predict import Key, LengthPredictor, LogNormal
 from deployments.router.queues import QueueLimits, TierQueues, Waiting
 from deployments.router.rate import RateMeter
+from deployments.router.recovery import Recovery, RecoveryLimits, acquit, suspect
 from deployments.router.shadow import Shadow
 
 MAX_ATTEMPTS = 3
-"""A request that loses so many replicas before its first token is given up: it may be the cause."""
+"""A request that loses so many replicas without a new token is given up: it may be the cause."""
 
 MAX_RETRY_AFTER_S = 120.0
 """OpenAI's clients do not retry at all when told to wait longer."""
@@ -81,10 +82,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What a lost replica leaves behind: ``retried`` are queued again, ``failed`` cannot be."""
+    """What a lost replica leaves behind: ``retried`` go on elsewhere, with the tokens they have.
+
+    ``failed`` have lost too many replicas in a row, and of ``poisoned`` two engines have died.
+    """
 
     retried: tuple[Request, ...]
     failed: tuple[Flight, ...]
+    poisoned: tuple[Flight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ class Router:
     """See the module's text. ``models`` are the served models; requests for others are a bug.
 
     ``shadow`` names a second policy that is compared with ``policy`` and never obeyed.
-    ``tenant_weights`` are shares of a queue, 1 where none is given.
+    ``tenant_weights`` are shares of a queue, 1 where none is given. ``recovery`` bounds what goes
+    on after faults.
     """
 
     def __init__(
@@ -114,8 +120,10 @@ class Router:
         shadow: PolicyName | None = None,
         *,
         tenant_weights: Mapping[str, float] | None = None,
+        recovery: RecoveryLimits | None = None,
     ) -> None:
         self.fleet = Fleet()
+        self.recovery = Recovery(recovery or RecoveryLimits())
         self.predictor = LengthPredictor({tier: each.prior for tier, each in tiers.items()})
         slos = {tier: each.slo for tier, each in tiers.items()}
         self.policy = make_policy(policy, slos)
@@ -220,9 +228,9 @@ class Router:
         A tier of which nothing finds room holds its own line only.
         """
         self.fleet.age_reports(now)
-        placed: list[Placed] = []
-        for queue in self.queues.values():
-            blocked: set[Tier] = set()
+        placed, stuck = self._resume(now)
+        for model, queue in self.queues.items():
+            blocked = {tier for its_model, tier in stuck if its_model == model}
             queue.demote(now)
             while len(queue):
                 tier = next((each for each in queue.due() if each not in blocked), None)
@@ -257,22 +265,35 @@ class Router:
     def expired(self, now: float) -> list[tuple[Waiting, Refusal]]:
         """Take out what has waited longer than its tier allows, or had to make room."""
         displaced, self._displaced = self._displaced, []
+        expired = [waiting for queue in self.queues.values() for waiting in queue.expired(now)]
+        for waiting in expired:
+            self.recovery.forget(waiting.request.request_id)
         return displaced + [
-            (waiting, self._refusal(waiting.request, Why.WAITED, now))
-            for queue in self.queues.values()
-            for waiting in queue.expired(now)
+            (waiting, self._refusal(waiting.request, Why.WAITED, now)) for waiting in expired
         ]
 
-    @staticmethod
-    def on_first_token(flight: Flight) -> None:
+    def on_first_token(self, flight: Flight) -> None:
         """The prompt is computed; ``emitted`` counts from here on, kept by who follows it."""
         flight.replica.prefilled(flight)
+        if flight.request.lost_s is not None:
+            self.recovery.progressed(flight.request)
+
+    @staticmethod
+    def on_acquitted(flight: Flight) -> None:
+        """A suspect has written ``ACQUITTED_TOKENS`` here: no engine dies of it."""
+        acquit(flight.request)
+        if flight.on_trial:
+            flight.on_trial, flight.replica.trial = False, None
 
     def on_outgrown(self, flight: Flight) -> None:
         """``emitted`` has passed ``predicted``: expect what such a request still writes."""
-        request = flight.request
-        left = self.predictor.remaining(self._key(request), flight.emitted, request.max_tokens)
+        left = self._left(flight.request, flight.emitted)
         flight.replica.outgrew(flight, flight.emitted + left)
+
+    def _left(self, request: Request, emitted: int) -> float:
+        """Output tokens that are still expected, with ``emitted`` written in this attempt."""
+        written = request.written + emitted
+        return self.predictor.remaining(self._key(request), written, request.max_tokens)
 
     def on_finished(self, request_id: str, now: float, *, complete: bool) -> Flight | None:
         """The request is over, wherever it was. ``complete``: it ended by itself; the length of one
@@ -282,6 +303,7 @@ class Router:
         self._displaced = [
             each for each in self._displaced if each[0].request.request_id != request_id
         ]
+        self.recovery.forget(request_id)
         flight = self._flights.pop(request_id, None)
         if flight is None:
             return None
@@ -289,8 +311,9 @@ class Router:
         request, emitted = flight.request, flight.emitted
         self.queues[request.model].settle(request_id, emitted)
         self.rates[request.model].add(emitted, now)
-        if emitted:
-            self.predictor.learn(self._key(request), emitted, complete=complete)
+        if request.written + emitted:
+            written = request.written + emitted
+            self.predictor.learn(self._key(request), written, complete=complete)
         return flight
 
     def on_refused(self, request_id: str, now: float) -> Request | None:
@@ -305,6 +328,11 @@ class Router:
         flight.replica.remove(request_id)
         flight.replica.refusing = True
         queue, request = self.queues[flight.request.model], flight.request
+        if request.lost_s is not None:
+            # A fault brought it here, and must not fail it: it waits for as long as it may.
+            request.attempts -= 1
+            self._hold(request, now)
+            return request
         if request.attempts >= MAX_ATTEMPTS:
             queue.settle(request_id, 0)
             return None
@@ -319,32 +347,142 @@ class Router:
     def on_load(self, replica_id: str, load: RemoteLoad, now: float) -> None:
         self.fleet.report(replica_id, load, now)
 
-    def on_replica_lost(self, replica_id: str, now: float) -> Lost:
-        """The replica is gone. Requests without a token yet are queued again, at the head."""
+    # -------------------------------------------------------------- faults
+
+    def on_replica_lost(
+        self, replica_id: str, now: float, *, died: bool = False, tried: str | None = None
+    ) -> Lost:
+        """The replica is gone; its requests go on elsewhere. ``died``: its engine did, perhaps of
+        one of them. ``tried``: the request that it really was trying, empty for none (it may not
+        have heard of ours yet); None for what is in our books."""
         replica = self.fleet.leave(replica_id)
         if replica is None:
             return Lost((), ())
         self.policy.lost(replica_id)
         if self.shadow is not None:
             self.shadow.policy.lost(replica_id)
-        retried, failed = [], []
-        for flight in reversed(list(replica.flights.values())):
-            del self._flights[flight.request.request_id]
-            queue, request = self.queues[flight.request.model], flight.request
-            if flight.emitted or request.attempts >= MAX_ATTEMPTS:
-                queue.settle(request.request_id, flight.emitted)
+        flights = list(replica.flights.values())
+        if tried is not None:
+            for flight in flights:
+                flight.on_trial = flight.request.request_id == tried
+        return self._lose(flights, now, died=died)
+
+    def on_replica_hung(self, replica_id: str, now: float) -> Lost:
+        """The replica makes no steps. It gets nothing new, and its requests go on elsewhere."""
+        replica = self.fleet.get(replica_id)
+        if replica is None:
+            return Lost((), ())
+        self.fleet.shun(replica, shunned=True)
+        return self._lose(list(replica.flights.values()), now, died=False)
+
+    def on_flight_lost(self, request_id: str, now: float) -> Lost:
+        """The replica gave up this request, and lives."""
+        flight = self._flights.get(request_id)
+        return Lost((), ()) if flight is None else self._lose([flight], now, died=False)
+
+    def _lose(self, flights: list[Flight], now: float, *, died: bool) -> Lost:
+        retried, failed, poisoned = [], [], []
+        for flight in flights:
+            request = flight.request
+            del self._flights[request.request_id]
+            flight.replica.remove(request.request_id)
+            if died and flight.on_trial:
+                poisoned.append(flight)
+            elif not flight.emitted and request.attempts >= MAX_ATTEMPTS:
                 failed.append(flight)
             else:
-                queue.push_front(request, request.predicted, now)
+                if died:
+                    suspect(request)
+                self._carry_over(request, flight.emitted, now)
+                self._hold(request, now)
                 retried.append(request)
-        return Lost(tuple(retried), tuple(failed))
+                continue
+            self.recovery.forget(request.request_id)
+            self.queues[request.model].settle(request.request_id, flight.emitted)
+        return Lost(tuple(retried), tuple(failed), tuple(poisoned))
+
+    def _carry_over(self, request: Request, emitted: int, now: float) -> None:
+        """What the request wrote in an attempt is part of its prompt in the next one."""
+        if emitted:
+            request.attempts, request.lost_s = 0, None
+            request.predicted = self._left(request, emitted)
+            request.written += emitted
+            request.prompt_tokens += emitted
+            self.rates[request.model].add(emitted, now)
+
+    def _hold(self, request: Request, now: float) -> None:
+        expires_s = self.recovery.hold(request, now)
+        self.queues[request.model].hold(request, request.predicted, now, expires_s)
+
+    def _resume(self, now: float) -> tuple[list[Placed], set[tuple[str, Tier]]]:
+        """Place those that lost their replica, before all others and within the budget.
+
+        Also of which model and tier one found no room: nobody passes it there."""
+        placed: list[Placed] = []
+        stuck: set[tuple[str, Tier]] = set()
+        if not self.recovery.held:
+            return placed, stuck
+        active = len(self._flights) + self.waiting
+        for request in self.recovery.due(now):
+            if not self.recovery.room(active):
+                break
+            where = request.model, request.tier
+            if where in stuck:
+                continue
+            choice = self._choose_again(request, now)
+            if choice is not None:
+                placed.append(self._put_again(request, choice, now))
+            elif not request.alone:
+                stuck.add(where)
+        return placed, stuck
+
+    def _choose_again(self, request: Request, now: float) -> Choice | None:
+        if not request.alone:
+            return self.policy.choose(request, self.fleet, now)
+        taken = [each for each in self.fleet if each.trial is not None and not each.refusing]
+        for each in taken:
+            each.refusing = True
+        choice = self.policy.choose(request, self.fleet, now)
+        for each in taken:
+            each.refusing = False
+        return choice
+
+    def _put_again(self, request: Request, choice: Choice, now: float) -> Placed:
+        placed = self._put(request, choice, now)
+        self.recovery.go(request)
+        if request.alone:
+            placed.flight.on_trial = True
+            choice.replica.trial = request.request_id
+        return placed
+
+    def move(self, request_id: str, now: float) -> Placed | None:
+        """Take a request to another replica with the tokens that it has, if one has room and the
+        budget allows; else it stays where it is."""
+        flight = self._flights[request_id]
+        request = flight.request
+        if not self.recovery.room(len(self._flights) + self.waiting):
+            return None
+        before = request.written, request.prompt_tokens, request.predicted
+        request.predicted = self._left(request, flight.emitted)
+        request.written += flight.emitted
+        request.prompt_tokens += flight.emitted
+        choice = self._choose_again(request, now)
+        request.written, request.prompt_tokens, request.predicted = before
+        if choice is None or choice.replica is flight.replica:
+            return None
+        # An attempt that did not fail is none.
+        request.attempts -= 1
+        del self._flights[request_id]
+        flight.replica.remove(request_id)
+        self._carry_over(request, flight.emitted, now)
+        self._hold(request, now)
+        return self._put_again(request, choice, now)
 
     # -------------------------------------------------------------- overload
 
     def _key(self, request: Request) -> Key:
-        return self.predictor.key(
-            request.tier, request.tools, request.prompt_tokens, request.tenant
-        )
+        prompt_tokens = request.prompt_tokens - request.written
+        return self.predictor.key(request.tier, request.tools, prompt_tokens, request.tenant)
 
     def _hopeless(self, request: Request, now: float) -> bool:
         """Whether it would, as things go, wait in vain."""

@@ -53,6 +53,8 @@ class Speaker:
         script = self._script
         if script is None:
             script = self._script = _script_for(prompt_ids, self._params)
+            # A request may come with a part of its reply: after a preemption, or a failover.
+            self._lost = self._strayed_from(script, output_ids)
         token = RETURN if self._lost else script.token(script.spoken_tokens + len(output_ids))
         if logits[token].item() == -torch.inf:
             if self._params.structured_outputs is None or self._lost:
@@ -63,6 +65,12 @@ class Speaker:
                 return logits
         logits[token] = _CERTAIN
         return logits
+
+    def _strayed_from(self, script: Script, output_ids: list[int]) -> bool:
+        return self._params.structured_outputs is not None and any(
+            token != script.token(script.spoken_tokens + place)
+            for place, token in enumerate(output_ids)
+        )
 
 
 def _script_for(prompt_ids: list[int], params: SamplingParams) -> Script:

@@ -154,15 +154,44 @@ def test_every_policy_keeps_the_books_under_overload(policy: PolicyName) -> None
     assert statuses["refused"] + statuses["expired"] > 0
 
 
-def test_a_crash_fails_what_had_begun_and_the_rest_goes_on_elsewhere() -> None:
-    world = Checked(small(**FAULTS["crash"]), "effort", 5)
-    world.run(world.check)
-    failed = [outcome for outcome in world.outcomes if outcome.status == "failed"]
-    assert failed
-    assert {outcome.ended_s for outcome in failed} == {8.0}
-    assert all(outcome.first_token_s <= 8.0 for outcome in failed)
-    after = [outcome for outcome in world.outcomes if outcome.arrival.at_s > 8.0]
-    assert sum(outcome.status == "finished" for outcome in after) > 50
+@pytest.mark.parametrize("fault", ["crash", "hang", "partition"])
+def test_a_fault_fails_nobody_and_what_had_begun_goes_on_elsewhere(fault: str) -> None:
+    world = Checked(small(rate_per_s=6.0, **FAULTS[fault]), "effort", 5)
+    began_s = world.scenario.faults[0].at_s
+    moved: set[int] = set()
+
+    def look() -> None:
+        world.check()
+        for gateway in world.gateways:
+            for stream in gateway.streams.values():
+                if stream.request.written:
+                    moved.add(stream.outcome.number)
+
+    world.run(look)
+    world.check_end()
+    assert not [outcome for outcome in world.outcomes if outcome.status == "failed"]
+    on_both_sides = [world.outcomes[number] for number in moved]
+    assert on_both_sides
+    ended = [outcome for outcome in on_both_sides if outcome.status == "finished"]
+    assert ended
+    for outcome in ended:
+        assert outcome.first_token_s < outcome.ended_s
+        assert outcome.ended_s > began_s
+        assert outcome.tokens == min(outcome.arrival.output_tokens, outcome.arrival.max_tokens)
+
+
+def test_a_hang_is_noticed_within_two_seconds() -> None:
+    world = Checked(small(rate_per_s=6.0, **FAULTS["hang"]), "effort", 5)
+    (gateway,) = world.gateways
+    noticed: list[float] = []
+
+    def look() -> None:
+        hung = gateway.router.fleet.get(world.replicas[1].replica_id)
+        if not noticed and hung is not None and hung.shunned:
+            noticed.append(world.agenda.now)
+
+    world.run(look)
+    assert 8.0 < noticed[0] <= 10.0
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not() -> None:

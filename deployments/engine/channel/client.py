@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.engine.channel.frames import (
     PROTOCOL_VERSION,
     Abort,
+    Died,
     Hello,
     Ping,
     ProtocolError,
@@ -24,6 +26,22 @@ log = logging.getLogger("trireme.channel")
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 """Pauses between attempts to reconnect double from the first to the last."""
+
+KNOCK_S = 0.25
+"""How long it may take to find out whether a replica that hung up still listens."""
+
+
+class EngineGone(ConnectionError):
+    """The engine is dead, and not only the connection. ``trial`` is our stream that was on trial, 0
+    for none, None where nobody was left to say so."""
+
+    def __init__(self, message: str, trial: int | None = None) -> None:
+        super().__init__(message)
+        self.trial = trial
+
+
+class ReplicaStopped(ConnectionError):
+    """The replica was asked to end."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,10 @@ class LinkSettings:
 
 
 class LinkHandlers(Protocol):
-    """Called on the event loop as things happen on a link; must not block."""
+    """Called on the event loop as things happen on a link; must not block.
+
+    ``on_down`` gets an ``EngineGone`` when the engine itself is known to be dead.
+    """
 
     def on_up(self, link: "EngineLink", welcome: Welcome) -> None: ...
     def on_step(self, link: "EngineLink", step: Step) -> None: ...
@@ -61,6 +82,8 @@ class EngineLink:
         self.endpoint = endpoint
         self.settings = settings
         self.handlers = handlers
+        self.on_hangup: Callable[[EngineLink], None] | None = None
+        """Told at once that a connection has ended; ``on_down`` follows with the reason."""
         self._connection: _EngineConnection | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -74,7 +97,12 @@ class EngineLink:
 
     @property
     def is_up(self) -> bool:
-        return self._connection is not None and self._connection.welcomed
+        connection = self._connection
+        return connection is not None and connection.welcomed and not connection.ended.done()
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since anything came from the replica; 0 without a connection."""
+        return 0.0 if self._connection is None else now - self._connection.last_received_s
 
     def submit(self, submit: Submit) -> None:
         if self._connection is not None:
@@ -97,9 +125,27 @@ class EngineLink:
                     connection.close()
                 if connection.welcomed:
                     pause_s = FIRST_RETRY_S
+                    error = await self._explained(error)
+                    self.handlers.on_down(self, error)
                 log.warning("link to %s is down: %s", self.endpoint.replica_id, error)
             await asyncio.sleep(pause_s)
             pause_s = min(LAST_RETRY_S, 2.0 * pause_s)
+
+    async def _explained(self, error: Exception | None) -> Exception | None:
+        """``EngineGone`` if nobody listens any more where the replica did: its process is dead.
+
+        Silence proves nothing, and neither does a connection that breaks while others work."""
+        if isinstance(error, EngineGone | ReplicaStopped | TimeoutError | ProtocolError):
+            return error
+        try:
+            async with asyncio.timeout(KNOCK_S):
+                _, writer = await asyncio.open_connection(self.endpoint.host, self.endpoint.port)
+        except ConnectionRefusedError:
+            return EngineGone("the replica's process is gone")
+        except (OSError, TimeoutError):
+            return error
+        writer.close()
+        return error
 
     async def _connect(self) -> "_EngineConnection | None":
         loop = asyncio.get_running_loop()
@@ -147,6 +193,11 @@ class _EngineConnection(FramedProtocol):
             self.link.handlers.on_refused(self.link, message)
         elif isinstance(message, Welcome):
             self._on_welcome(message)
+        elif isinstance(message, Died):
+            if message.orderly:
+                self.fail(ReplicaStopped(message.message))
+            else:
+                self.fail(EngineGone(message.message, message.trial))
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if self.welcomed:
@@ -161,5 +212,5 @@ class _EngineConnection(FramedProtocol):
     def on_closed(self, error: Exception | None) -> None:
         if not self.ended.done():
             self.ended.set_result(error)
-        if self.welcomed:
-            self.link.handlers.on_down(self.link, error)
+        if self.welcomed and self.link.on_hangup is not None:
+            self.link.on_hangup(self.link)

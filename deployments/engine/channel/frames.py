@@ -48,6 +48,15 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
 
     ``request`` is vLLM's own ``EngineCoreRequest`` without the prompt, in vLLM's encoding; a
     simulated engine does not read it. ``priority``: lower is served first.
+
+    ``emitted`` are tokens of the answer that an earlier replica wrote and the client has. The
+    engine goes on with token number ``len(emitted)`` as if it had written them itself; everything
+    else is as in the first attempt, and limits count from the beginning of the answer.
+
+    ``on_trial``: an engine has died with it. A replica takes one such stream at a time, of all its
+    gateways, and refuses others until that one has written some tokens.
+
+    ``traceparent`` is the W3C trace context of the gateway's span, empty if nobody traces it.
     """
 
     stream: int
@@ -56,6 +65,9 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     priority: int
     tier: str
     request: bytes = b""
+    emitted: list[int] = []
+    on_trial: bool = False
+    traceparent: str = ""
 
 
 class Abort(msgspec.Struct, array_like=True, tag="abort", frozen=True):
@@ -91,7 +103,10 @@ class Load(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
-    """Answer to ``Hello``: who this replica is. ``epoch`` changes with every engine start."""
+    """Answer to ``Hello``: who this replica is. ``epoch`` changes with every engine start.
+
+    ``exact_sampling``: it continues answers with the very tokens of an uncut one (``EngineInfo``).
+    """
 
     protocol: int
     replica_id: str
@@ -100,6 +115,7 @@ class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
     max_model_len: int
     kv_tokens: int
     load: Load
+    exact_sampling: bool = False
 
 
 class Output(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
@@ -140,8 +156,20 @@ class Refused(msgspec.Struct, array_like=True, tag="refused", frozen=True):
     retryable: bool
 
 
+class Died(msgspec.Struct, array_like=True, tag="died", frozen=True):
+    """The last frame of a replica: its engine is dead, maybe of something that it was running.
+
+    ``orderly``: it was asked to end, and nothing is to blame. ``trial`` is the stream of this
+    gateway that was on trial, 0 for none.
+    """
+
+    message: str
+    orderly: bool = False
+    trial: int = 0
+
+
 FromGateway = Hello | Submit | Abort | Ping
-FromEngine = Welcome | Step | Refused
+FromEngine = Welcome | Step | Refused | Died
 
 encoder = msgspec.msgpack.Encoder()
 _from_gateway: msgspec.msgpack.Decoder[FromGateway] = msgspec.msgpack.Decoder(FromGateway)

@@ -7,6 +7,18 @@ from typing import cast
 from deployments.engine.channel.frames import HEADER, ProtocolError
 
 
+class Traffic:
+    """Frames and bytes of all channels of this process, since it started."""
+
+    __slots__ = ("bytes_in", "bytes_out", "frames_in", "frames_out")
+
+    def __init__(self) -> None:
+        self.frames_in = self.bytes_in = self.frames_out = self.bytes_out = 0
+
+
+traffic = Traffic()
+
+
 class FramedProtocol(asyncio.Protocol):
     """A TCP connection that speaks length-prefixed frames.
 
@@ -37,6 +49,7 @@ class FramedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_received_s = asyncio.get_running_loop().time()
+        traffic.bytes_in += len(data)
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
@@ -47,6 +60,7 @@ class FramedProtocol(asyncio.Protocol):
                     raise ProtocolError(f"frame of {size} bytes, limit {self.max_frame_bytes}")
                 if end - start - 4 < size:
                     break
+                traffic.frames_in += 1
                 self.on_frame(bytes(memoryview(buffer)[start + 4 : start + 4 + size]))
                 start += 4 + size
         except ProtocolError as error:
@@ -76,6 +90,8 @@ class FramedProtocol(asyncio.Protocol):
     def send(self, frame: bytes) -> None:
         """Write a whole frame (see ``frames.encode``). No-op on a closed connection."""
         if self.transport is not None:
+            traffic.frames_out += 1
+            traffic.bytes_out += len(frame)
             self.transport.write(frame)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from cluster.config import TIERS
 from deployments.engine.channel.frames import (
     PROTOCOL_VERSION,
     Abort,
+    Died,
     Hello,
     Load,
     Output,
@@ -30,6 +31,9 @@ LOAD_NEWS_INTERVAL_S = 0.05
 """Least time between load reports to a gateway that has no tokens to receive."""
 
 _TIER_INDEX: dict[str, int] = {tier: index for index, tier in enumerate(TIERS)}
+
+MAX_LAST_WORDS = 500
+"""Characters of an engine's error that its gateways are told."""
 
 TOKEN_BYTES = 8
 """Upper estimate of a token's share of a held-back output, for the buffer bound."""
@@ -99,11 +103,16 @@ class ChannelServer:
             ):
                 connection.send_step(load, [], now)
 
+    def stop_listening(self) -> None:
+        """Whoever tries to connect from now on is refused by the operating system."""
+        if self._server is not None:
+            self._server.close()
+
     async def stop(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         for connection in list(self.connections):
-            connection.close()
+            connection.say_died("the replica was stopped", orderly=True)
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
@@ -189,6 +198,16 @@ class GatewayConnection(FramedProtocol):
         self.forget(stream)
         self.send(encode(Refused(stream, message, retryable)))
 
+    def say_died(self, message: str, *, orderly: bool = False, trial: int = 0) -> None:
+        """The engine has ended: the last word, after which the connection closes."""
+        for stream in list(self.streams):
+            self.forget(stream)
+        self.send(encode(Died(message[:MAX_LAST_WORDS], orderly, trial)))
+        self.close()
+        # A gateway that does not read would keep it open.
+        dead_after_s = self.server.settings.dead_after_s
+        asyncio.get_running_loop().call_later(dead_after_s, self.fail, ConnectionError(message))
+
     def send_step(self, load: Load, outputs: list[Output], now: float) -> None:
         """Send, or hold back and merge while the gateway does not read fast enough.
 
@@ -228,7 +247,8 @@ class GatewayConnection(FramedProtocol):
         self._greeting.cancel()
         self.server.connections.discard(self)
         if self.gateway_id is None:
-            log.warning("connection refused: %s", error)
+            # Gateways knock without a word to find out whether a replica lives.
+            log.log(logging.WARNING if error else logging.DEBUG, "connection refused: %s", error)
         elif self.streams:
             log.info("gateway %s left with %d streams", self.gateway_id, len(self.streams))
         self.server.handlers.abort(self, list(self.streams))

@@ -69,6 +69,7 @@ class EngineModel:
         self._events: list[Event] = []
         self._halted_s = math.nan
         self._orders = 0
+        self.preemptions = 0
         # Newcomers, in order of arrival, until they are seen; then by (priority, arrival, number).
         self._incoming: deque[Work] = deque()
         self._waiting: list[tuple[int, float, int, Work]] = []
@@ -444,6 +445,7 @@ class EngineModel:
             self._prefill_backlog -= work.to_compute - work.computed
         self._release(work)
         work.preemptions += 1
+        self.preemptions += 1
         work.to_compute = work.prompt_tokens + work.written
         work.computed = 0
         work.state = _WAITING

@@ -8,7 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import async_llm
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, async_llm
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector, RequestState
 from vllm.v1.outputs import LogprobsLists
 
@@ -163,3 +164,13 @@ def test_bad_engine_arguments_are_named_each_with_its_fault() -> None:
     assert [name for name, _ in faults] == ["kv_cache_dtype", "seed", "swop_space"]
     assert "fp9" in dict(faults)["kv_cache_dtype"]
     assert "no such" in dict(faults)["swop_space"]
+
+
+def test_a_preemption_is_told_as_an_event_of_the_requests_next_output() -> None:
+    assert "events" in compat.EngineCoreOutput.__struct_fields__
+    preempt = inspect.getsource(Scheduler._preempt_request)
+    assert "record_event(EngineCoreEventType.PREEMPTED" in preempt
+    event = EngineCoreEvent.new_event(EngineCoreEventType.PREEMPTED)
+    output = compat.EngineCoreOutput("r", [1], events=[event])
+    read = compat.decode_output(compat.encode_output(output))
+    assert [each.type for each in read.events or ()] == [EngineCoreEventType.PREEMPTED]

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from deployments.engine.channel.client import EngineGone, ReplicaStopped
 from deployments.engine.channel.frames import Output, Submit
 from deployments.engine.engine import CoreOutput, EngineDead, EngineInfo, EngineStep
+from deployments.router.recovery import ACQUITTED_TOKENS
 from tests.deployments.engine.channel_world import (
     Recorder,
     linked,
@@ -71,3 +73,81 @@ async def test_when_the_engine_dies_gateways_know_at_once() -> None:
         with pytest.raises(EngineDead):
             host.check()
         assert host.pending == 0
+
+
+async def test_gateways_are_told_whether_an_engine_died_or_was_stopped() -> None:
+    for stop, kind in ((False, EngineGone), (True, ReplicaStopped)):
+        recorder = Recorder()
+        engine = quick_engine()
+        async with running_host(engine) as host, linked(host, recorder):
+            await recorder.until(lambda r=recorder: r.welcomes)
+            if stop:
+                await host.stop()
+            else:
+                engine.stop()
+                # An idle engine is waiting for work; this is what it finds.
+            await recorder.until(lambda r=recorder: r.downs, timeout_s=2.0)
+            assert type(recorder.downs[0]) is kind
+
+
+async def test_a_process_that_is_gone_is_told_from_a_connection_that_broke() -> None:
+    recorder = Recorder()
+    async with running_host(quick_engine()) as host, linked(host, recorder):
+        await recorder.until(lambda: recorder.welcomes)
+        for connection in list(host.server.connections):
+            connection.fail(ConnectionError("cut by the test"))
+        await recorder.until(lambda: recorder.downs)
+        assert not isinstance(recorder.downs[0], EngineGone)
+        await recorder.until(lambda: len(recorder.welcomes) == 2)
+        host.server.stop_listening()
+        for connection in list(host.server.connections):
+            connection.fail(ConnectionError("crashed"))
+        await recorder.until(lambda: len(recorder.downs) == 2)
+        assert isinstance(recorder.downs[1], EngineGone)
+
+
+class BrokenEngine(StuckEngine):
+    """Its steps fail with something that nobody expected."""
+
+    async def next_step(self) -> EngineStep:
+        await asyncio.sleep(0.05)
+        raise ValueError("not an EngineDead")
+
+
+async def test_an_engine_that_fails_in_an_unknown_way_is_dead_too() -> None:
+    recorder = Recorder()
+    async with running_host(BrokenEngine()) as host, linked(host, recorder):
+        await recorder.until(lambda: recorder.downs, timeout_s=2.0)
+        assert isinstance(host.died, ValueError)
+        with pytest.raises(EngineDead):
+            host.check()
+
+
+async def test_one_stream_at_a_time_is_on_trial_until_it_has_written_enough() -> None:
+    recorder = Recorder()
+    async with (
+        running_host(quick_engine(step_ms={"base": 20})) as host,
+        linked(host, recorder) as link,
+    ):
+        await recorder.until(lambda: recorder.welcomes)
+        for stream in (1, 2):
+            suspect = submission(stream, tier="high", max_tokens=500)
+            suspect.on_trial = True
+            link.submit(suspect)
+        link.submit(submission(3))
+        await recorder.until(lambda: recorder.refused)
+        (refused,) = recorder.refused
+        assert (refused.stream, refused.retryable) == (2, True)
+        await recorder.until(lambda: len(recorder.tokens.get(1, ())) >= ACQUITTED_TOKENS)
+        assert recorder.tokens[3]
+        suspect = submission(4)
+        suspect.on_trial = True
+        link.submit(suspect)
+        await recorder.until(lambda: recorder.tokens.get(4))
+        # The end of a trial frees the place as well.
+        link.abort([4])
+        suspect = submission(5)
+        suspect.on_trial = True
+        link.submit(suspect)
+        await recorder.until(lambda: recorder.tokens.get(5))
+        assert len(recorder.refused) == 1

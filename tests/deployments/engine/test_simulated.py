@@ -1,6 +1,7 @@
 """The live simulated replica: what it writes and refuses, and that it keeps the model's time."""
 
 import asyncio
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -154,3 +155,44 @@ def test_step_times_that_nobody_measured_are_refused_with_those_that_were() -> N
         PoolConfig.model_validate(unknown)
     set_by_hand = {"engine": "simulated", "simulated": {"gpu": "L4", "step_ms": {"base": 20}}}
     assert PoolConfig.model_validate(set_by_hand).simulated.step_ms is not None
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(10_000), Sampling(20), Sampling(10_000, min_tokens=60, seed=5)],
+    ids=["to its end", "to the limit", "past its end"],
+)
+async def test_a_reply_cut_anywhere_goes_on_where_it_was(sampling: Sampling) -> None:
+    whole, finish = await written(sampling, quick_engine(step_ms={"base": 0.05}))
+    engine = quick_engine(step_ms={"base": 0.05}, max_waiting=len(whole))
+    await engine.start()
+    cuts = [Submit(1, PROMPT, sampling, 0, "low", b"", whole[:cut]) for cut in range(len(whole))]
+    for cut, packed in enumerate(await outputs(engine, *cuts)):
+        assert [token for output in packed for token in output.tokens] == whole[cut:]
+        assert [output.finish for output in packed] == [None] * (len(packed) - 1) + [finish]
+        cached = [output.cached_tokens for output in packed]
+        assert cached[0] in (0, 32, len(PROMPT))
+        assert cached[1:] == [None] * (len(packed) - 1)
+    with pytest.raises(RequestRefused) as refused:
+        await engine.submit("whole", Submit(1, PROMPT, sampling, 0, "low", b"", whole))
+    assert not refused.value.retryable
+
+
+def oversleep(seconds: float) -> None:
+    """The event loop does nothing for so long."""
+    time.sleep(seconds)
+
+
+async def test_an_end_that_comes_while_another_request_leaves_is_told_all_the_same() -> None:
+    engine = quick_engine(step_ms={"base": 1})
+    await engine.start()
+    for request_id in ("stays", "leaves"):
+        await engine.submit(request_id, submission(Sampling(5, ignore_eos=True)))
+    oversleep(0.05)  # by now both have written everything, and nobody was told
+    await engine.abort(["leaves"])
+    told = 0
+    async with asyncio.timeout(5.0):
+        while told < 5:
+            step = await engine.next_step()
+            told += sum(len(output.new_token_ids) for output in step.outputs)
+    assert step.outputs[-1].finished

@@ -20,6 +20,7 @@ from deployments.router import (
     Traits,
 )
 from deployments.router.fleet import TIER_INDEX
+from deployments.router.recovery import RecoveryLimits
 
 MODEL, OTHER_MODEL = "gpt-oss-120b", "gpt-oss-20b"
 ALL_TIERS: frozenset[Tier] = frozenset(TIERS)
@@ -59,8 +60,10 @@ def make_router(
     policy: PolicyName = "effort",
     shadow: PolicyName | None = None,
     slos: Mapping[Tier, Slo] = SLOS,
+    recovery: RecoveryLimits | None = None,
 ) -> Router:
-    return Router((MODEL, OTHER_MODEL), policies(max_queued, slos), policy, shadow)
+    tiers = policies(max_queued, slos)
+    return Router((MODEL, OTHER_MODEL), tiers, policy, shadow, recovery=recovery)
 
 
 def traits(replica_id: str, **changes: object) -> Traits:

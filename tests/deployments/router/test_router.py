@@ -409,18 +409,20 @@ def test_requests_without_a_token_are_retried_at_the_head_in_their_order() -> No
     assert third.attempts == 1
 
 
-def test_requests_with_tokens_fail_with_their_replica() -> None:
+def test_requests_with_tokens_go_on_too() -> None:
     router = make_router()
     join(router, "a")
     begun, fresh = request("low"), request("low")
     for each in (begun, fresh):
         assert placed_on(router, each) == "a"
-    flight = flight_of(router, begun)
-    write(router, flight, 3)
+    write(router, flight_of(router, begun), 3)
     lost = router.on_replica_lost("a", 5.0)
-    assert lost.failed == (flight,)
-    assert lost.retried == (fresh,)
-    assert router.on_finished(begun.request_id, 5.0, complete=False) is None
+    assert lost.failed == ()
+    assert {each.request_id for each in lost.retried} == {begun.request_id, fresh.request_id}
+    join(router, "b")
+    # The client of the one sees a pause; that of the other does not yet.
+    assert order(router, 6.0) == [begun.request_id, fresh.request_id]
+    assert (begun.written, fresh.written) == (3, 0)
 
 
 def test_a_retried_request_waits_in_front_even_of_a_full_queue() -> None:

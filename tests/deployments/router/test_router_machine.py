@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cluster.config import TIERS, PolicyName, Tier
-from deployments.router import Flight, Placed, RemoteLoad, Replica, Request, Why
+from deployments.router import Flight, Lost, Placed, RemoteLoad, Replica, Request, Why
 from deployments.router.fleet import MOST_PREFILL
 from deployments.router.policies import Verdict
 from deployments.router.policies.effort import EffortPolicy
+from deployments.router.recovery import ACQUITTED_TOKENS, RecoveryLimits
 from deployments.router.router import MAX_ATTEMPTS, MAX_RETRY_AFTER_S
 from tests.deployments.router.router_world import (
     ALL_TIERS,
@@ -39,6 +40,9 @@ small_loads = st.builds(
     by_tier=counts,
     ours=counts,
 )
+PAUSE_S = 130.0
+"""Longer than any tier lets its requests wait."""
+
 prompts = st.sampled_from([(1, ()), (300, ()), (300, (1, 2, 3)), (300, (1, 2, 9)), (8_000, ())])
 
 
@@ -58,14 +62,19 @@ class RouterMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = make_router(policy=self.policy, shadow=self.shadow)
+        self.router = make_router(
+            policy=self.policy, shadow=self.shadow, recovery=RecoveryLimits(max_pause_s=PAUSE_S)
+        )
         self.now = 0.0
         self.queued: dict[str, Request] = {}
         self.flying: dict[str, Flight] = {}
         self.displaced: dict[str, Request] = {}
         self.requeued: set[str] = set()
         self.since_s: dict[str, float] = {}
-        self.made = self.placements = 0
+        self.lost_s: dict[str, float] = {}
+        self.written: Counter[str] = Counter()
+        self.prompts: dict[str, int] = {}
+        self.made = self.placements = self.allowed = 0
         for tiers in (ALL_TIERS, ALL_TIERS):
             self.join(MODEL, tiers, frozenset(), 2, 20_000)
 
@@ -108,29 +117,100 @@ class RouterMachine(RuleBasedStateMachine):
         assert replica.others == others
         assert not replica.refusing
 
+    @rule(data=st.data(), died=st.booleans())
+    @precondition(lambda self: len(self.router.fleet) > 0)
+    def lose(self, data: st.DataObject, died: bool) -> None:
+        replica = data.draw(st.sampled_from(sorted(self.router.fleet, key=_id)))
+        held = self._before_loss(replica)
+        lost = self.router.on_replica_lost(_id(replica), self.now, died=died)
+        assert self.router.fleet.get(_id(replica)) is None
+        self._after_loss(held, lost, died=died)
+
     @rule(data=st.data())
     @precondition(lambda self: len(self.router.fleet) > 0)
-    def lose(self, data: st.DataObject) -> None:
+    def hang(self, data: st.DataObject) -> None:
         replica = data.draw(st.sampled_from(sorted(self.router.fleet, key=_id)))
-        held = dict(replica.flights)
-        lost = self.router.on_replica_lost(_id(replica), self.now)
-        retried = {request.request_id for request in lost.retried}
-        failed = {flight.request.request_id for flight in lost.failed}
-        assert retried | failed == set(held)
-        assert not retried & failed
-        for request_id, flight in held.items():
-            begun = flight.emitted > 0 or flight.request.attempts >= MAX_ATTEMPTS
-            assert (request_id in failed) == begun
+        held = self._before_loss(replica)
+        lost = self.router.on_replica_hung(_id(replica), self.now)
+        assert replica.shunned
+        assert not replica.flights
+        self._after_loss(held, lost, died=False)
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(replica.shunned for replica in self.router.fleet))
+    def trust(self, data: st.DataObject) -> None:
+        shunned = sorted((each for each in self.router.fleet if each.shunned), key=_id)
+        self.router.fleet.shun(data.draw(st.sampled_from(shunned)), shunned=False)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.flying)
+    def engine_gives_up(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.flying)))
+        held = self._before_loss(self.flying[request_id].replica, only=request_id)
+        self._after_loss(held, self.router.on_flight_lost(request_id, self.now), died=False)
+
+    @staticmethod
+    def _before_loss(replica: Replica, only: str | None = None) -> list[tuple[Flight, bool]]:
+        """The flights that are about to lose it, and whether each is on trial."""
+        return [
+            (flight, flight.on_trial)
+            for flight in replica.flights.values()
+            if only in (None, flight.request.request_id)
+        ]
+
+    def _after_loss(self, held: list[tuple[Flight, bool]], lost: Lost, *, died: bool) -> None:
+        retried = [request.request_id for request in lost.retried]
+        gone = [flight.request.request_id for flight in (*lost.failed, *lost.poisoned)]
+        assert sorted(retried + gone) == sorted(each.request.request_id for each, _ in held)
+        for flight, on_trial in held:
+            request, request_id = flight.request, flight.request.request_id
+            assert (flight in lost.poisoned) == (died and on_trial)
+            hopeless = not flight.emitted and request.attempts >= MAX_ATTEMPTS
+            assert (flight in lost.failed) == (hopeless and flight not in lost.poisoned)
             del self.flying[request_id]
-            if request_id in retried:
-                self._requeue(flight.request)
-            else:
+            if request_id not in retried:
                 assert self.router.on_finished(request_id, self.now, complete=False) is None
+                continue
+            self._carried(flight)
+            assert not died or (request.alone and request.deaths > 0)
+            if flight.emitted or request_id not in self.lost_s:
+                self.lost_s[request_id] = self.now
+            self._requeue(request)
+
+    def _carried(self, flight: Flight) -> None:
+        """The next attempt has this one's tokens in its prompt."""
+        request = flight.request
+        self.written[request.request_id] += flight.emitted
+        assert request.written == self.written[request.request_id]
+        assert request.prompt_tokens == self.prompts[request.request_id] + request.written
+        if flight.emitted:
+            assert request.attempts == 0
 
     def _requeue(self, request: Request) -> None:
         self.queued[request.request_id] = request
         self.since_s[request.request_id] = self.now
         self.requeued.add(request.request_id)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.flying)
+    def move(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.flying)))
+        flight = self.flying[request_id]
+        attempts = 0 if flight.emitted else flight.request.attempts - 1
+        found = self.router.move(request_id, self.now)
+        if found is None:
+            assert flight.replica.flights[request_id] is flight
+            return
+        assert found.flight.replica is not flight.replica
+        assert not found.flight.replica.shunned
+        assert request_id not in flight.replica.flights
+        self.written[request_id] += flight.emitted
+        assert flight.request.written == self.written[request_id]
+        assert flight.request.attempts == attempts + 1
+        if flight.emitted or request_id not in self.lost_s:
+            self.lost_s[request_id] = self.now
+        self.flying[request_id] = found.flight
+        self.placements += 1
 
     # -------------------------------------------------------------- requests
 
@@ -184,6 +264,7 @@ class RouterMachine(RuleBasedStateMachine):
             self.displaced[last.request_id] = self.queued.pop(last.request_id)
         self.queued[request.request_id] = request
         self.since_s[request.request_id] = self.now
+        self.prompts[request.request_id] = request.prompt_tokens
 
     @rule()
     def place(self) -> None:
@@ -214,7 +295,9 @@ class RouterMachine(RuleBasedStateMachine):
         assert request.tier in its.tiers | its.lends_to
         assert not replica.load.draining
         assert not replica.refusing
-        assert flight.predicted <= request.max_tokens
+        assert not replica.shunned
+        assert flight.predicted <= max(1, request.max_tokens - request.written)
+        assert flight.emitted == 0
         assert books.in_flight < its.max_num_seqs
         need = request.prompt_tokens + flight.predicted
         if self.policy == "effort" and books.in_flight >= 0.5:
@@ -242,6 +325,11 @@ class RouterMachine(RuleBasedStateMachine):
         flight = self.flying[data.draw(st.sampled_from(sorted(self.flying)))]
         before, begun = flight.predicted, flight.emitted > 0
         write(self.router, flight, tokens)
+        if tokens:
+            self.lost_s.pop(flight.request.request_id, None)
+        if flight.request.deaths and flight.emitted >= ACQUITTED_TOKENS:
+            self.router.on_acquitted(flight)
+            assert not flight.request.alone
         if begun and tokens:
             assert flight.predicted >= before
             assert flight.predicted >= flight.emitted
@@ -256,6 +344,7 @@ class RouterMachine(RuleBasedStateMachine):
         self.queued.pop(request_id, None)
         self.displaced.pop(request_id, None)
         self.requeued.discard(request_id)
+        self.lost_s.pop(request_id, None)
 
     @rule(data=st.data())
     @precondition(lambda self: any(flight.emitted == 0 for flight in self.flying.values()))
@@ -263,8 +352,10 @@ class RouterMachine(RuleBasedStateMachine):
         silent = sorted(name for name, flight in self.flying.items() if flight.emitted == 0)
         request_id = data.draw(st.sampled_from(silent))
         flight = self.flying.pop(request_id)
+        attempts = flight.request.attempts
         kept = self.router.on_refused(request_id, self.now)
-        assert (kept is None) == (flight.request.attempts >= MAX_ATTEMPTS)
+        # What a fault has brought there is not failed by a refusal.
+        assert (kept is None) == (attempts >= MAX_ATTEMPTS and request_id not in self.lost_s)
         if kept is None:
             assert self.router.on_finished(request_id, self.now, complete=False) is None
         else:
@@ -290,10 +381,17 @@ class RouterMachine(RuleBasedStateMachine):
             assert refusal.why is Why.WAITED
             request = self.queued.pop(request_id)
             self.requeued.discard(request_id)
+            lost_s = self.lost_s.pop(request_id, None)
+            if lost_s is not None:
+                assert self.now - lost_s >= max(PAUSE_S, WAITS_S[request.tier]) - 1e-6
+                continue
             assert self.now - self.since_s[request_id] >= WAITS_S[request.tier] - 1e-6
         assert not self.displaced, "who had to make room is told at once"
         for request_id, request in self.queued.items():
-            assert self.now - self.since_s[request_id] < WAITS_S[request.tier] + 1e-6
+            lost_s = self.lost_s.get(request_id)
+            since_s = self.since_s[request_id] if lost_s is None else lost_s
+            longest_s = WAITS_S[request.tier] if lost_s is None else PAUSE_S
+            assert self.now - since_s < longest_s + 1e-6
 
     # -------------------------------------------------------------- what always holds
 
@@ -307,6 +405,26 @@ class RouterMachine(RuleBasedStateMachine):
         assert self.router.waiting == len(self.queued)
         for request_id, request in self.queued.items():
             assert request_id in self.router.queues[request.model]
+
+    @invariant()
+    def what_goes_on_after_faults_is_within_the_budget(self) -> None:
+        limits, recovery = self.router.recovery.limits, self.router.recovery
+        assert recovery.held == len(self.lost_s.keys() & self.queued.keys())
+        going = {name for name in self.flying if name in self.lost_s}
+        assert recovery.going == len(going)
+        # The share counts those that were active when they were let go; some have ended since.
+        self.allowed = max(
+            self.allowed if going else 0,
+            limits.budget_floor,
+            int(limits.budget_share * (len(self.flying) + len(self.queued) + 1)),
+        )
+        assert len(going) <= self.allowed
+
+    @invariant()
+    def no_replica_has_two_on_trial(self) -> None:
+        for replica in self.router.fleet:
+            on_trial = [name for name, flight in replica.flights.items() if flight.on_trial]
+            assert on_trial == ([] if replica.trial is None else [replica.trial])
 
     @invariant()
     def queues_count_their_tiers_and_keep_their_bounds(self) -> None:

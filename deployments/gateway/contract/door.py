@@ -1,0 +1,395 @@
+"""The door of the gateway: everything between the HTTP server and vLLM's own application.
+
+It decides who gets in (routes, bodies, fields, values), settles model and tier, and sees to it that
+what goes out is OpenAI's (or Anthropic's) contract. It runs no model code: the work is vLLM's.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.config import Tier
+from cluster.errors import (
+    HeadersTooLarge,
+    InternalError,
+    InvalidRequest,
+    TriremeError,
+    UnknownModel,
+    UrlTooLong,
+)
+from deployments.compat.render_cost import render_cost_s
+from deployments.gateway.context import RequestContext, current_request
+from deployments.gateway.contract.asgi import (
+    ASGIApp,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    answer_json,
+)
+from deployments.gateway.contract.body import (
+    ClientLeft,
+    decode_body,
+    encode_body,
+    read_body,
+    texts_of,
+)
+from deployments.gateway.contract.caps import cap_output
+from deployments.gateway.contract.chat_shape import ChatShape
+from deployments.gateway.contract.effort import settle_tier, write_tier
+from deployments.gateway.contract.faults import fault_of
+from deployments.gateway.contract.fields import keep_known_fields
+from deployments.gateway.contract.models_list import ModelsList
+from deployments.gateway.contract.openapi import document
+from deployments.gateway.contract.respond import CLIENT_LEFT, Reply
+from deployments.gateway.contract.responses_shape import ResponseShape
+from deployments.gateway.contract.routes import Route, find_route, model_id, speaks_anthropic
+from deployments.gateway.contract.service_tier import USED, used_service_tier
+from deployments.gateway.contract.unbroken import UnbrokenRuns
+from deployments.gateway.contract.values import check_values
+from deployments.router.tiers import TierAlias
+
+log = logging.getLogger("trireme.gateway")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+_MIN_HELD_BYTES = 65_536
+
+Shape = ChatShape | ResponseShape | None
+
+# Headers that steer vLLM, and those that describe the body as the client sent it.
+_DROPPED = frozenset(
+    {
+        b"x-request-id",
+        b"x-session-id",
+        b"x-data-parallel-rank",
+        b"content-length",
+        b"transfer-encoding",
+        b"content-encoding",
+    }
+)
+_DROPPED_PREFIX = b"x-vllm-"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may be: bytes of its body, characters without a break; and the output tokens
+    of a tier's requests that set no limit themselves.
+
+    ``body_s`` is the time in which the whole body must arrive: 4 MiB need 70 kB/s. What is allowed
+    of headers and URL is as much as nginx allows.
+    """
+
+    max_body_bytes: int
+    max_unbroken_run_chars: int
+    max_output_tokens: Mapping[Tier, int | None] = field(default_factory=dict)
+    body_s: float = 60.0
+    max_headers: int = 100
+    max_header_bytes: int = 32_768
+    max_url_bytes: int = 8_192
+
+
+class Door:
+    """An ASGI application over vLLM's applications, one for each served model.
+
+    ``names`` maps every name that a caller may write to its model and tier; responses carry the
+    model's own name, never the alias, as OpenAI's do. ``metrics`` gives a body and its content
+    type. ``clock`` is the event loop's monotonic clock, in seconds. ``tier_to_serve`` may lower the
+    tier of a request to a model (brown-out).
+
+    ``on_done`` is called once for each request to a route that generates or tokenizes, with the
+    status of its outcome: 499 when the client left before the end; the failure's status when a
+    stream failed after its 200. The context's ``model`` is empty if the request was refused before
+    its model was known.
+    """
+
+    def __init__(
+        self,
+        apps: Mapping[str, ASGIApp],
+        names: Mapping[str, TierAlias],
+        *,
+        default_tier: Tier,
+        limits: Limits,
+        max_model_len: Mapping[str, int],
+        ready: Callable[[], bool],
+        metrics: Callable[[], Awaitable[tuple[bytes, str]]],
+        clock: Callable[[], float],
+        on_done: Callable[[RequestContext, int], None],
+        tier_to_serve: Callable[[str, Tier], Tier] = lambda model, tier: tier,
+    ) -> None:
+        self._apps = apps
+        self._names = names
+        self._default_tier: Tier = default_tier
+        self._limits = limits
+        self._max_model_len = max_model_len
+        self._models = ModelsList(names, max_model_len, int(time.time()))
+        self._ready = ready
+        self._metrics = metrics
+        self._clock = clock
+        self._on_done = on_done
+        self._tier_to_serve = tier_to_serve
+        self._unwinding: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        request_id = _request_id(headers)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        try:
+            self._check_head(scope)
+            route = find_route(scope["method"], path)
+            if route.generates:
+                await self._forward(route, request_id, headers, scope, receive, send)
+            else:
+                await self._own(route, path, request_id, send, scope["method"] == "HEAD")
+        except TriremeError as error:
+            fault = fault_of(error)
+            body = fault.body(speaks_anthropic(path))
+            await answer_json(
+                send, fault.status, body, {"x-request-id": request_id, **fault.headers}
+            )
+
+    def _check_head(self, scope: Scope) -> None:
+        limits = self._limits
+        if len(scope["path"]) + len(scope.get("query_string", b"")) > limits.max_url_bytes:
+            raise UrlTooLong(limits.max_url_bytes)
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if len(scope["headers"]) > limits.max_headers or size > limits.max_header_bytes:
+            raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
+
+    async def _own(
+        self, route: Route, path: str, request_id: str, send: Send, head_only: bool
+    ) -> None:
+        named = {"x-request-id": request_id}
+        if head_only:
+            send = _without_body(send)
+        if route.kind == "health":
+            await answer_json(send, 200, {"status": "ok"}, named)
+        elif route.kind == "ready":
+            if self._ready():
+                await answer_json(send, 200, {"status": "ready"}, named)
+            else:
+                await answer_json(send, 503, {"status": "not ready"}, {**named, "retry-after": "1"})
+        elif route.kind == "metrics":
+            body, content_type = await self._metrics()
+            await answer(send, 200, body, named, content_type)
+        elif route.kind == "openapi":
+            await answer_json(send, 200, document(), named)
+        elif route.kind == "models":
+            await answer_json(send, 200, self._models.all(), named)
+        else:
+            await answer_json(send, 200, self._models.one(model_id(path)), named)
+
+    # ------------------------------------------------------------------ to vLLM
+
+    async def _forward(
+        self,
+        route: Route,
+        request_id: str,
+        headers: Mapping[bytes, bytes],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        context = RequestContext(request_id, "", self._default_tier, None, self._clock())
+        context.explain = b"x-trireme-explain" in headers
+        context.route = route.kind
+        context.traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+        status = CLIENT_LEFT
+        try:
+            limits = self._limits
+            raw = await read_body(headers, receive, limits.max_body_bytes, limits.body_s)
+            body, shape = self._prepare_or_fail(route, raw, context)
+            status = await self._run(route, context, body, shape, scope, receive, send)
+        except ClientLeft:
+            pass
+        except TriremeError as error:
+            fault = fault_of(error)
+            answered = {"x-request-id": request_id, **fault.headers}
+            if fault.status in (408, 413):
+                # The rest of the body is still coming.
+                answered["connection"] = "close"
+            status = fault.status
+            await answer_json(send, status, fault.body(route.kind == "messages"), answered)
+        finally:
+            self._on_done(context, status)
+
+    def _prepare_or_fail(
+        self, route: Route, raw: bytes, context: RequestContext
+    ) -> tuple[bytes, Shape]:
+        try:
+            return self._prepare(route, raw, context)
+        except TriremeError:
+            raise
+        except Exception as error:
+            log.exception("a body could not be read", extra={"request_id": context.request_id})
+            raise InternalError(str(error)) from error
+
+    def _prepare(self, route: Route, raw: bytes, context: RequestContext) -> tuple[bytes, Shape]:
+        """The body as vLLM gets it, and what its answer must look like. Fills in ``context``;
+        raises ``TriremeError``."""
+        body = decode_body(raw)
+        name = body.get("model")
+        if not isinstance(name, str) or not name:
+            raise InvalidRequest("`model` is required and must be a string.", param="model")
+        alias = self._names.get(name)
+        if alias is None or alias.model not in self._apps:
+            raise UnknownModel(name)
+        context.service_tier = used_service_tier(route.kind, body)
+        context.ignored = keep_known_fields(route.kind, body)
+        runs = UnbrokenRuns(self._limits.max_unbroken_run_chars, route.text_field)
+        runs.check(texts_of(body))
+        render_cost_s.set(runs.cost_s(len(raw)))
+        context.effort, context.tier = settle_tier(route.kind, body, alias, self._default_tier)
+        self._brown_out(route, body, alias.model, context)
+        context.tools = bool(body.get("tools"))
+        context_tokens = self._max_model_len.get(alias.model)
+        check_values(route.kind, body, context_tokens)
+        cap_output(
+            route.kind, body, self._limits.max_output_tokens.get(context.tier), context_tokens
+        )
+        body["model"] = alias.model
+        encoded = encode_body(body)
+        context.model = alias.model
+        return encoded, _shape_of(route, body, context)
+
+    def _brown_out(
+        self, route: Route, body: dict[str, Any], model: str, context: RequestContext
+    ) -> None:
+        """Serve at a lower tier if the router asks for it, and keep what was asked for."""
+        served = self._tier_to_serve(model, context.tier)
+        if served != context.tier and write_tier(route.kind, body, served):
+            context.asked_tier, context.tier = context.tier, served
+
+    async def _run(
+        self,
+        route: Route,
+        context: RequestContext,
+        body: bytes,
+        shape: Shape,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> int:
+        """vLLM's application over ``body``; returns the status of the outcome."""
+        gone = asyncio.Event()
+        reply = Reply(
+            send,
+            route,
+            context,
+            # The first events of a Responses stream repeat instructions and tools, twice.
+            max_held_bytes=_MIN_HELD_BYTES + 2 * len(body),
+            clock=self._clock,
+            stop=gone.set,
+            shape=shape,
+        )
+        inner = _inner_scope(scope, context.request_id, len(body))
+        app = self._apps[context.model]
+        watch = asyncio.create_task(_watch(receive, gone, reply))
+        current_request.set(context)
+        work = asyncio.create_task(_guarded(app, inner, _replay(body, gone), reply))
+        try:
+            # A server that cancels us instead of reporting a disconnect must not leave vLLM's
+            # handler running: it unwinds on the disconnect that it is told of.
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            reply.abandon()
+            gone.set()
+            self._unwinding.add(work)
+            work.add_done_callback(self._unwinding.discard)
+            raise
+        finally:
+            watch.cancel()
+        return CLIENT_LEFT if reply.status is None else reply.status
+
+
+def _shape_of(route: Route, body: dict[str, Any], context: RequestContext) -> Shape:
+    if route.kind == "chat":
+        return ChatShape.of(body, context.service_tier)
+    if route.kind == "responses":
+        asked = context.effort or context.asked_tier or context.tier
+        return ResponseShape(asked, context.service_tier or USED, time.time)
+    return None
+
+
+async def _guarded(app: ASGIApp, scope: Scope, receive: Receive, reply: Reply) -> None:
+    try:
+        await app(scope, receive, reply)
+    except Exception as error:
+        # The connection may be what broke; then there is nobody to tell.
+        with contextlib.suppress(OSError):
+            await reply.finish(error)
+    else:
+        await reply.finish(None)
+
+
+def _replay(body: bytes, gone: asyncio.Event) -> Receive:
+    """The body in one message, then silence until the client is gone."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+async def _watch(receive: Receive, gone: asyncio.Event, reply: Reply) -> None:
+    """Wait for the client to leave."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reply.abandon()
+    gone.set()
+
+
+def _inner_scope(scope: Scope, request_id: str, body_bytes: int) -> Scope:
+    headers: Headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name.lower() not in _DROPPED and not name.lower().startswith(_DROPPED_PREFIX)
+    ]
+    # vLLM builds its own ids on this one.
+    headers.append((b"x-request-id", request_id.encode()))
+    headers.append((b"content-length", str(body_bytes).encode()))
+    # From 2.4 on, Starlette notices a client that left only when it sends; vLLM's handlers must
+    # hear of it at once.
+    asgi = {**scope.get("asgi", {}), "spec_version": "2.3"}
+    return {**scope, "headers": headers, "asgi": asgi}
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+def _without_body(send: Send) -> Send:
+    async def head_only(message: Message) -> None:
+        await send({**message, "body": b""} if "body" in message else message)
+
+    return head_only
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

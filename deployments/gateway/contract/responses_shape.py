@@ -1,0 +1,107 @@
+"""Repairs of vLLM's Response objects, at the few events of a stream that carry one or its items.
+
+vLLM adds ``*_per_turn`` lists to the usage details, on which OpenAI's JavaScript Agents SDK rejects
+a whole stream, and fields of its engines. It leaves out ``error`` and ``completed_at``, which
+OpenAI's schema has, and ``store``, for which clients then assume true although nothing is stored.
+It ends a stream that met the cap with ``response.completed``, and writes null where the schema has
+a list, an object, or nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+OPENING_EVENTS = (b"event: response.created", b"event: response.in_progress")
+FINAL_EVENTS = (b"event: response.completed", b"event: response.incomplete")
+ITEM_EVENTS = (b"event: response.output_item.", b"event: response.content_part.")
+
+_VLLMS_OWN = ("kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseShape:
+    """One request's words, which its Response repeats.
+
+    ``effort`` is the one asked for, not the tier that it maps to. ``unix_s`` is the wall clock.
+    """
+
+    effort: str
+    service_tier: str
+    unix_s: Callable[[], float]
+
+    def whole(self, body: bytes) -> bytes:
+        """A unary response."""
+        try:
+            response = msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            return body
+        return msgspec.json.encode(self._repaired(response))
+
+    def event(self, event: bytes) -> bytes:
+        """An event that carries the whole response, or an item or a part of it."""
+        name, _, rest = event.partition(b"\ndata: ")
+        try:
+            data = msgspec.json.decode(rest)
+        except msgspec.DecodeError:
+            return event
+        if not isinstance(data, dict):
+            return event
+        if "item" in data:
+            data["item"] = _item(data["item"])
+        if "part" in data:
+            data["part"] = _part(data["part"])
+        if "response" in data:
+            response = data["response"] = self._repaired(data.get("response"))
+            if isinstance(response, dict) and response.get("status") == "incomplete":
+                data["type"] = "response.incomplete"
+                name = b"event: response.incomplete"
+        return name + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
+
+    def _repaired(self, response: Any) -> Any:
+        if not isinstance(response, dict):
+            return response
+        usage = response.get("usage")
+        if isinstance(usage, dict):
+            for details in usage.values():
+                if isinstance(details, dict):
+                    for key in [key for key in details if key.endswith("_per_turn")]:
+                        del details[key]
+        for key in _VLLMS_OWN:
+            if response.get(key) is None:
+                response.pop(key, None)
+        response.setdefault("error", None)
+        response.setdefault("store", False)
+        done = response.get("status") == "completed"
+        response.setdefault("completed_at", int(self.unix_s()) if done else None)
+        response["service_tier"] = self.service_tier
+        reasoning = _without_nulls(response.get("reasoning") or {})
+        response["reasoning"] = {"summary": None, **reasoning, "effort": self.effort}
+        if response.get("text") is None:
+            response["text"] = {"format": {"type": "text"}}
+        for key in ("user", "usage"):
+            if response.get(key) is None:
+                response.pop(key, None)
+        response["output"] = [_item(item) for item in response.get("output") or ()]
+        return response
+
+
+def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: each for key, each in value.items() if each is not None}
+
+
+def _item(item: Any) -> Any:
+    """An output item; OpenAI's leave out what they have not."""
+    if not isinstance(item, dict):
+        return item
+    item = _without_nulls(item)
+    if isinstance(item.get("content"), list):
+        item["content"] = [_part(part) for part in item["content"]]
+    return item
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, dict) and part.get("type") == "output_text":
+        return {**part, "logprobs": part.get("logprobs") or []}
+    return part

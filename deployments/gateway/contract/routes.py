@@ -1,0 +1,76 @@
+"""Which paths the gateway answers. vLLM registers many more; none of those is reachable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.errors import MethodNotAllowed, UnknownRoute
+
+Kind = Literal[
+    "health",
+    "ready",
+    "metrics",
+    "openapi",
+    "models",
+    "model",
+    "chat",
+    "completions",
+    "responses",
+    "messages",
+    "tokenize",
+]
+
+_MODEL_PREFIX = "/v1/models/"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path. ``text_field`` is the field of its body that holds the prompt (errors name it)."""
+
+    kind: Kind
+    methods: tuple[str, ...]
+    text_field: str | None = None
+
+    @property
+    def generates(self) -> bool:
+        """The route takes a JSON body for a model and is answered by vLLM."""
+        return self.text_field is not None
+
+
+_MODEL = Route("model", ("GET",))
+
+ROUTES: Mapping[str, Route] = {
+    "/health": Route("health", ("GET", "HEAD")),
+    "/ready": Route("ready", ("GET", "HEAD")),
+    "/metrics": Route("metrics", ("GET",)),
+    "/openapi.json": Route("openapi", ("GET",)),
+    "/v1/models": Route("models", ("GET",)),
+    "/v1/models/{model}": _MODEL,
+    "/v1/chat/completions": Route("chat", ("POST",), "messages"),
+    "/v1/completions": Route("completions", ("POST",), "prompt"),
+    "/v1/responses": Route("responses", ("POST",), "input"),
+    "/v1/messages": Route("messages", ("POST",), "messages"),
+    "/tokenize": Route("tokenize", ("POST",), "prompt"),
+}
+
+
+def find_route(method: str, path: str) -> Route:
+    """The route of a request. Raises ``UnknownRoute`` and ``MethodNotAllowed``."""
+    route = ROUTES.get(path)
+    if route is None and path.startswith(_MODEL_PREFIX) and len(path) > len(_MODEL_PREFIX):
+        route = _MODEL
+    if route is None:
+        raise UnknownRoute(method, path)
+    if method not in route.methods:
+        raise MethodNotAllowed(method, path, route.methods)
+    return route
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Clients of this path expect errors in Anthropic's form."""
+    return path.startswith("/v1/messages")
+
+
+def model_id(path: str) -> str:
+    """The id in ``/v1/models/{id}``; it may contain slashes."""
+    return path.removeprefix(_MODEL_PREFIX)
