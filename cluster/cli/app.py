@@ -5,7 +5,27 @@ from typing import NoReturn
 
 import typer
 
-from cluster.cli import chat, check, config, down, schema, show, simulate, status, test, up, version
+from cluster.cli import (
+    autoscale,
+    chat,
+    check,
+    cloud,
+    config,
+    down,
+    explain,
+    k8s,
+    metrics,
+    observe,
+    plan,
+    schema,
+    show,
+    simulate,
+    status,
+    test,
+    top,
+    up,
+    version,
+)
 from cluster.cli.console import Fault, tell
 from cluster.errors import ConfigError
 
@@ -21,6 +41,9 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("down")(down.down)
 app.command("status")(status.status)
+app.command("top")(top.top)
+app.command("metrics")(metrics.metrics)
+app.command("observe")(observe.observe)
 app.command("chat")(chat.chat)
 config_app = typer.Typer(
     name="config",
@@ -32,12 +55,41 @@ config_app.command("check")(check.check)
 config_app.command("show")(show.show)
 config_app.command("schema")(schema.schema)
 app.add_typer(config_app)
+cloud_app = typer.Typer(
+    name="cloud",
+    help=cloud.__doc__,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+cloud_app.command("plan")(cloud.plan)
+cloud_app.command("manifest")(cloud.manifest)
+app.add_typer(cloud_app)
 app.command(
     "test",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(test.test)
 app.command("simulate")(simulate.simulate)
+app.command("plan")(plan.plan)
+app.command("explain")(explain.explain)
+autoscale_app = typer.Typer(
+    name="autoscale",
+    help=autoscale.__doc__,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+autoscale_app.command("log")(autoscale.decisions)
+autoscale_app.command("simulate")(autoscale.simulate)
+app.add_typer(autoscale_app)
+k8s_app = typer.Typer(
+    name="k8s",
+    help=k8s.__doc__,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+k8s_app.command("check")(k8s.check)
+k8s_app.command("leave")(k8s.leave)
+app.add_typer(k8s_app)
 app.command("version")(version.version)
 
 

@@ -1,0 +1,104 @@
+"""Terraform prepared once, and AWS's stand-in, for all tests of this folder."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.local_ray import free_ports
+from tests.terraform.lifecycle import Life, credentials, live
+from tests.terraform.toolbox import (
+    EXAMPLES,
+    Missing,
+    Terraform,
+    or_skip,
+    prepared,
+    running_provider,
+    tool,
+)
+
+MOTO = "moto[server]==5.2.5"
+
+
+@pytest.fixture(scope="session")
+def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
+    """Ready to plan; skips where terraform or its provider is missing."""
+    try:
+        return prepared(tmp_path_factory.mktemp("terraform"))
+    except Missing as error:
+        return or_skip(error)
+
+
+@pytest.fixture(scope="session")
+def account(terraform: Terraform, aws: str) -> Iterator[dict[str, str]]:
+    """The environment for commands that speak to the stand-in, one after the other."""
+    with running_provider(terraform, **credentials(aws)) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an empty AWS account: moto, in a process of its own."""
+    try:
+        python = tool("moto", MOTO) / "python"
+    except Missing as error:
+        or_skip(error)
+    (port,) = free_ports(1)
+    log = tmp_path_factory.mktemp("moto") / "log"
+    script = Path(__file__).with_name("aws_stand_in.py")
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            [str(python), str(script), str(port)],
+            env={**os.environ, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _await(url, server, log)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begun(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Life]]]:
+    """The examples' lives, begun before the first test if any test looks at them.
+
+    They last minutes, most of which the provider waits (for a database, a minute after each call),
+    so that they go on beside the other tests.
+    """
+    if not any("lives" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        yield {}
+        return
+    terraform: Terraform = request.getfixturevalue("terraform")
+    aws: str = request.getfixturevalue("aws")
+    pool = ThreadPoolExecutor(len(EXAMPLES))
+    yield {example: pool.submit(live, terraform, aws, example) for example in EXAMPLES}
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def lives(begun: dict[str, Future[Life]], terraform: Terraform, aws: str) -> dict[str, Life]:
+    """Every example's whole life, once it is over."""
+    return {example: future.result() for example, future in begun.items()}
+
+
+def _await(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()[-3000:]
+        try:
+            if httpx.get(f"{url}/moto-api/data.json", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise AssertionError(f"moto did not start: {log.read_text()[-3000:]}")
