@@ -7,6 +7,7 @@ loopback except one gRPC port of each Serve replica, which asks for the cluster'
 
 import math
 import os
+import random
 import resource
 import secrets
 import socket
@@ -19,6 +20,9 @@ from cluster.config import TriremeConfig
 from cluster.hardware import Hardware
 
 LOOPBACK = "127.0.0.1"
+
+FREE_PORTS = range(20_000, 32_700)
+"""Above Ray's workers' ports (10,002 to 19,999), below Linux's for outgoing connections."""
 
 _MAX_CONNECTIONS = 20_000
 
@@ -111,15 +115,20 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free on loopback now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that are free on loopback now, all different; raises ``OSError`` if there are too few.
+
+    An outgoing connection could take one of its own range before whoever asked gets to listen.
+    """
+    chance = random.SystemRandom()
+    found: list[int] = []
+    for port in chance.sample(FREE_PORTS, len(FREE_PORTS)):
+        if len(found) == count:
+            break
+        if port_is_free(LOOPBACK, port):
+            found.append(port)
+    if len(found) < count:
+        raise OSError(f"{len(found)} of {count} ports are free on {LOOPBACK}")
+    return found
 
 
 def port_is_free(host: str, port: int) -> bool:
