@@ -21,8 +21,14 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 PREFIX = "TRIREME_"
 
-RESERVED = frozenset({"TRIREME_HOME", "TRIREME_CLUSTER", "TRIREME_CONFIG"})
-"""Variables with the prefix that are no settings: where state lives, which cluster, which file."""
+RESERVED = frozenset(
+    {
+        *("TRIREME_HOME", "TRIREME_CLUSTER", "TRIREME_CONFIG"),
+        *("TRIREME_OPS_ADDRESS", "TRIREME_CHANNEL_SECRET", "TRIREME_DATABASE_URL"),
+    }
+)
+"""Variables with the prefix that are no settings: where state lives, which cluster, which file; and
+what the Helm chart tells its pods."""
 
 # Kubernetes puts TRIREME_PORT=tcp://…, TRIREME_SERVICE_HOST and the like into every pod beside a
 # Service named trireme.

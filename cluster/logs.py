@@ -1,6 +1,7 @@
 """Structured logs of our own processes: one JSON object a line on standard error.
 
 Fields are request ids, tiers, pools, replicas and counts. Prompts and replies are never logged.
+A request's own line has its figures beside those, see ``deployments/gateway/request_log.py``.
 """
 
 import json
@@ -9,7 +10,7 @@ import sys
 import time
 
 FIELDS = ("request_id", "model", "tier", "pool", "replica")
-"""Taken from a call's ``extra``; nothing else of it is written."""
+"""Taken from a call's ``extra``; nothing else of it is written but a dict of ``figures``."""
 
 
 class JsonLines(logging.Formatter):
@@ -22,6 +23,9 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        figures = getattr(record, "figures", None)
+        if figures:
+            line |= figures
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -32,7 +36,8 @@ def set_up_logging(level: str) -> None:
     logger = logging.getLogger("trireme")
     logger.setLevel(level.upper())
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        # Ray Serve puts a logger of its own in place of `sys.stderr`, which holds lines back.
+        handler = logging.StreamHandler(sys.__stderr__ or sys.stderr)
         handler.setFormatter(JsonLines())
         logger.addHandler(handler)
         logger.propagate = False

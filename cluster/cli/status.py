@@ -45,9 +45,17 @@ def status(
 
 def collected(state: "RunState", view: "FleetView | None") -> dict[str, Any]:
     """Everything that ``status`` tells: the state file, Serve's view, each process's own word."""
+    urls = [] if view is None else [each.ops_url for each in view.replicas]
+    said = ask([f"{url}/status" for url in urls])
+    return collected_from(state, view, {url: said[f"{url}/status"] for url in urls})
+
+
+def collected_from(
+    state: "RunState", view: "FleetView | None", said: dict[str, dict[str, Any] | None]
+) -> dict[str, Any]:
+    """The same, where each process's answer is known already, by the URL of its listener."""
     from deployments.names import GATEWAY
 
-    said = ask_all([r.ops_url for r in view.replicas]) if view is not None else {}
     gateways = []
     replicas = []
     for each in view.replicas if view is not None else ():
@@ -104,22 +112,21 @@ def tiers(gateways: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(sums.values())
 
 
-def ask_all(urls: list[str]) -> dict[str, dict[str, Any] | None]:
-    """Each process's ``/status``; None for one that does not answer within two seconds."""
+def ask(urls: list[str]) -> dict[str, Any]:
+    """What stands at each URL (JSON); None for one that does not answer within two seconds."""
     import asyncio
 
     import httpx
 
-    async def ask(http: httpx.AsyncClient, url: str) -> dict[str, Any] | None:
+    async def one(http: httpx.AsyncClient, url: str) -> Any:
         try:
-            answer: dict[str, Any] = (await http.get(f"{url}/status")).json()
+            return (await http.get(url)).raise_for_status().json()
         except (httpx.HTTPError, ValueError):
             return None
-        return answer
 
-    async def every() -> list[dict[str, Any] | None]:
+    async def every() -> list[Any]:
         async with httpx.AsyncClient(timeout=ASK_TIMEOUT_S, trust_env=False) as http:
-            return await asyncio.gather(*(ask(http, url) for url in urls))
+            return await asyncio.gather(*(one(http, url) for url in urls))
 
     return dict(zip(urls, asyncio.run(every()), strict=True))
 

@@ -6,7 +6,7 @@ reasoning, nothing else) is written into a template. Any other chunk is built an
 vLLM's own classes.
 """
 
-from json.encoder import encode_basestring  # type: ignore[attr-defined]
+from json.encoder import encode_basestring
 from typing import Any
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
@@ -77,6 +77,7 @@ class StreamChunk:
 
     __slots__ = ("_fields",)
 
+    _fields: dict[str, Any]
     _head: tuple[Any, ...] = ()
     _text = ""
 
@@ -102,7 +103,8 @@ class StreamChunk:
         whole = ChatCompletionStreamResponse(
             **{**fields, "choices": [choice.vllms() for choice in choices]}
         )
-        return whole.model_dump_json(exclude_unset=exclude_unset, exclude_none=exclude_none)
+        written: str = whole.model_dump_json(exclude_unset=exclude_unset, exclude_none=exclude_none)
+        return written
 
     def _opening(self, index: int) -> str:
         """What comes before the delta: the same for all chunks of a choice, so the last one made is
@@ -134,5 +136,4 @@ def _text_of(delta: DeltaMessage) -> str | None:
     # A lone surrogate is no JSON: vLLM's class says so in its words.
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         return None
-    written: str = encode_basestring(text)
-    return f'"{name}":{written}'
+    return f'"{name}":{encode_basestring(text)}'

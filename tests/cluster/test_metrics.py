@@ -1,20 +1,20 @@
 """The metric table: each row makes one object with its labels, and the text that scrapers read."""
 
 import re
+from collections.abc import Iterable
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.metrics import ENGINE_METRICS, GATEWAY_METRICS, Metric, Metrics
+from cluster.metrics import ENGINE_METRICS, GATEWAY_METRICS, TABLES, Metric, Metrics
 
-TABLES = {"gateway": GATEWAY_METRICS, "engine": ENGINE_METRICS}
-ROWS = [row for table in TABLES.values() for row in table]
+ROWS = list({row.name: row for table in TABLES.values() for row in table}.values())
 KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 UNIT_ENDINGS = {"seconds": "_seconds", "ratio": "_ratio", "tokens": "_tokens"}
-LABELS = {"model", "tier", "pool", "outcome", "channel", "cause", "verdict", "quantile"}
-"""All of them take values from closed sets or from the configuration."""
+MODELS = ("m",)
+POOLS = (("m", "p"),)
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
@@ -60,7 +60,38 @@ def test_a_row_is_named_and_described_by_the_rules(row: Metric) -> None:
     assert not row.name.endswith("_total")
     assert row.name.endswith(UNIT_ENDINGS.get(row.unit, ""))
     assert row.help.endswith(".")
-    assert set(row.labels) <= LABELS
+
+
+@every_row
+def test_every_label_is_of_the_configuration_or_a_closed_set(row: Metric) -> None:
+    sets = list(row.label_sets(MODELS, POOLS))
+    assert len(set(sets)) == len(sets) > 0
+    assert all(len(each) == len(row.labels) for each in sets)
+    assert set(row.values) <= set(row.labels)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+def test_a_process_exports_its_counters_from_zero_and_no_more_than_its_bound(
+    table: tuple[Metric, ...],
+) -> None:
+    models = ("gpt-oss-120b", "gpt-oss-20b")
+    pools = tuple((model, f"{model}-{each}") for model in models for each in ("a", "b"))
+    metrics = Metrics(table)
+    metrics.begin(models, pools)
+    samples = [sample for family in families_of(metrics) for sample in family.samples]
+    kept = [s for s in samples if not s.name.endswith("_created")]
+    assert all(sample.value == 0.0 for sample in kept)
+    counted = [row for row in table if row.kind == "counter"]
+    assert len([s for s in kept if s.name.endswith("_total")]) == series(counted, models, pools)
+    assert len(kept) <= series(table, models, pools) < 2500
+
+
+def series(
+    rows: Iterable[Metric], models: tuple[str, ...], pools: tuple[tuple[str, str], ...]
+) -> int:
+    """The most series that the rows can have: label sets, times what one of them exposes."""
+    each = {row.name: len(row.buckets) + 3 if row.buckets else 1 for row in rows}
+    return sum(len(list(row.label_sets(models, pools))) * each[row.name] for row in rows)
 
 
 @every_row

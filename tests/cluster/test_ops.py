@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.metrics import GATEWAY_METRICS, Metrics
 from cluster.ops import OpsListener, Status, exposition_off_loop
+from cluster.telemetry.page import PAGE
 
 
 def status() -> dict[str, Any]:
@@ -152,3 +153,37 @@ async def test_rendering_lets_the_loop_go_on() -> None:
     assert len(body) > 1_000_000
     # On the loop it would be one single turn.
     assert turns >= 5
+
+
+async def test_exemplars_come_to_scrapers_that_read_them_and_only_where_there_are_some() -> None:
+    accept = {"accept": "application/openmetrics-text;version=1.0.0"}
+    for exemplars, kind in ((False, "text/plain"), (True, "application/openmetrics-text")):
+        metrics = Metrics(GATEWAY_METRICS)
+        waits = metrics.histogram("trireme_queue_wait_seconds").labels("m", "low")
+        waits.observe(0.3, {"trace_id": "0af7651916cd43dd"})
+        listener = OpsListener(metrics.registry, status, exemplars=exemplars)
+        url = await listener.start("127.0.0.1")
+        try:
+            async with httpx.AsyncClient(base_url=url) as client:
+                answer = await client.get("/metrics", headers=accept)
+        finally:
+            await listener.stop()
+        assert answer.headers["content-type"].startswith(kind)
+        assert ("0af7651916cd43dd" in answer.text) == exemplars
+        assert answer.text.count("# EOF") == exemplars
+        assert "python_info" in answer.text
+
+
+async def test_a_page_for_people_asks_nobody_but_its_listener() -> None:
+    listener = OpsListener(Metrics(GATEWAY_METRICS).registry, status, page=PAGE)
+    url = await listener.start("127.0.0.1")
+    try:
+        async with httpx.AsyncClient(base_url=url) as client:
+            answer = await client.get("/")
+            assert (await client.post("/")).status_code == 405
+    finally:
+        await listener.stop()
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "://" not in answer.text
+    assert "innerHTML" not in answer.text

@@ -12,6 +12,9 @@ from deployments.gateway.contract.asgi import Receive
 MAX_DEPTH = 100
 """Levels of lists and objects. ``json.loads``, which vLLM uses, fails with a 500 at some 950."""
 
+MAX_CONTAINERS = 20_000
+"""Lists and objects in one body. Each costs the event loop 1.8 µs (measured on 2 shared cores)."""
+
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 
@@ -90,8 +93,10 @@ def texts_of(body: dict[str, Any]) -> Iterator[str]:
     """Every string in ``body``, keys included, as long as a tokenizer can get to see it.
 
     vLLM joins the text of neighbouring content parts without a blank, so such parts come out
-    joined. Raises ``InvalidRequest`` below ``MAX_DEPTH``.
+    joined. Raises ``InvalidRequest`` below ``MAX_DEPTH``
+    and above ``MAX_CONTAINERS``.
     """
+    seen = 0
     pending: list[tuple[Any, int]] = [(body, 1)]
     while pending:
         value, depth = pending.pop()
@@ -107,6 +112,11 @@ def texts_of(body: dict[str, Any]) -> Iterator[str]:
             if isinstance(each, str):
                 yield each
             elif isinstance(each, dict | list):
+                seen += 1
+                if seen > MAX_CONTAINERS:
+                    raise InvalidRequest(
+                        f"The request body has more than {MAX_CONTAINERS} lists and objects."
+                    )
                 pending.append((each, depth + 1))
 
 

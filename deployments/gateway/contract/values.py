@@ -17,6 +17,10 @@ MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 1024
 MAX_LOGIT_BIAS = 1024
+MAX_TURNS = 1024
+"""Messages, or items of a Responses input; and content parts of all of them together. vLLM takes
+64 µs of the event loop for each message: 20,000 of them held it up for 1.3 s (measured on 2 shared
+cores)."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _TEXT_PARTS = frozenset(
@@ -101,6 +105,7 @@ def _check_conversation(body: dict[str, Any], field: str) -> None:
     turns = body.get(field)
     if not isinstance(turns, list) or not turns:
         raise _wrong(field, "it must be a list with at least one message")
+    _check_count(turns, field, "content")
     for index, turn in enumerate(turns):
         param = f"{field}.[{index}]"
         if not isinstance(turn, dict):
@@ -127,6 +132,7 @@ def _check_responses(body: dict[str, Any]) -> None:
     if not isinstance(items, str):
         if not isinstance(items, list) or not items:
             raise _wrong("input", "it must be a string or a list with at least one item")
+        _check_count(items, "input", "content", "output")
         for index, item in enumerate(items):
             param = f"input.[{index}]"
             if not isinstance(item, dict):
@@ -135,6 +141,18 @@ def _check_responses(body: dict[str, Any]) -> None:
             _check_parts(item.get("output"), f"{param}.output")
             if item.get("type") == "function_call":
                 _check_name(item.get("name"), f"{param}.name")
+
+
+def _check_count(turns: list[Any], field: str, *lists: str) -> None:
+    if len(turns) > MAX_TURNS:
+        raise _wrong(field, f"it may have {MAX_TURNS} entries at most", "array_above_max_length")
+    held = (
+        turn[name] for turn in turns if isinstance(turn, dict) for name in lists if name in turn
+    )
+    if sum(len(each) for each in held if isinstance(each, list)) > MAX_TURNS:
+        raise _wrong(
+            field, f"it may have {MAX_TURNS} content parts at most", "array_above_max_length"
+        )
 
 
 def _check_parts(content: Any, param: str) -> None:

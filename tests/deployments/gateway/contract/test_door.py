@@ -372,6 +372,8 @@ CALL = {"id": "1", "type": "function", "function": {"name": BAD_NAME, "arguments
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [5]}, "messages.[0]"),
+        ({"messages": turn("x") * 1025}, "messages"),
+        ({"messages": turn([{"type": "text", "text": "x"}] * 1025)}, "messages"),
         ({"messages": turn("x", role="wizard")}, "messages.[0].role"),
         ({"messages": turn([IMAGE])}, "messages.[0].content"),
         ({"messages": turn([{"type": "x" * 900}])}, "messages.[0].content"),

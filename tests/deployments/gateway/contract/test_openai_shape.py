@@ -234,7 +234,7 @@ async def test_what_steers_the_engines_is_stripped_and_told(world: World) -> Non
         assert first.prompt_token_ids == second.prompt_token_ids
         assert (second.priority, second.cache_salt, second.data_parallel_rank) == (0, None, None)
         assert second.sampling_params is not None
-        assert second.sampling_params.extra_args == first.sampling_params.extra_args  # type: ignore[union-attr]
+        assert second.sampling_params.extra_args == first.sampling_params.extra_args
 
 
 # ------------------------------------------------------------------ headers

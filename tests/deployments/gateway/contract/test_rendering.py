@@ -53,7 +53,7 @@ async def test_the_prompt_is_the_same(
         answer = await world.post(path, body)
         assert answer.status_code == 200, answer.text
         request = world.core.requests[-1]
-        prompts.append((request.prompt_token_ids, request.sampling_params.max_tokens))  # type: ignore[union-attr]
+        prompts.append((request.prompt_token_ids, request.sampling_params.max_tokens))
     assert prompts[0] == prompts[1]
     assert len(prompts[0][0] or ()) > 60
 

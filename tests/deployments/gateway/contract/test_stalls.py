@@ -56,8 +56,10 @@ class Lag:
 async def watched() -> AsyncIterator[Lag]:
     lag = Lag()
     task = asyncio.create_task(lag.watch())
+    await asyncio.sleep(0.005)  # it has begun to look
     try:
         yield lag
+        await asyncio.sleep(0.005)  # and sees the last turn too
     finally:
         task.cancel()
 
@@ -93,6 +95,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "depth, closed", b'{"model": "tiny", "messages": ' + b"[" * 500_000 + b"]" * 500_000
     yield "over the limit", b" " * (BODY_BYTES + 1)
     many = [{"role": "user", "content": "x"}] * 20_000
+    yield "as many messages as may be", json.dumps({**CHAT, "messages": many[:1_024]}).encode()
     yield "20,000 messages", json.dumps({**CHAT, "messages": many}).encode()
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     yield "1,000 tools", json.dumps({**CHAT, "tools": [tool] * 1_000}).encode()

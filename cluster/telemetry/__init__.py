@@ -1,0 +1,1 @@
+"""What is generated from the metric table: its document, dashboards, recording rules and alerts."""
