@@ -13,10 +13,12 @@ def drain(gcs_address: str, node_address: str, within_s: float, why: str) -> int
 
     Returns how many there were. Raises when the head is away.
     """
-    from ray._raylet import GcsClient
+    from ray import _raylet
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-    client: Any = GcsClient(address=gcs_address)
+    # Compiled, so that nobody can say what is in it.
+    compiled: Any = _raylet
+    client = compiled.GcsClient(address=gcs_address)
     deadline_ms = round(1000 * (time.time() + within_s))
     # Not the other reason, IDLE_TERMINATION: a node that is busy would refuse it.
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")

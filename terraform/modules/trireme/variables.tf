@@ -88,7 +88,7 @@ variable "pools" {
   }
   validation {
     condition     = alltrue([for pool in values(var.pools) : length(pool.tiers) + length(pool.lends_to) > 0])
-    error_message = "No tier may use one of the pools: name a tier in its tiers or lends_to."
+    error_message = "No tier may use one of the pools: write a tier into its tiers or lends_to."
   }
 }
 
