@@ -52,11 +52,20 @@ QUICK_OTHERS = ("prefix-affinity",)
 QUICK_TIME_FACTOR = 1 / 6
 
 
-async def table(context: Context, wanted: list[str]) -> list[tuple[str, list[Row]]]:
-    """The rows of the goals ``wanted``, under their titles."""
+async def table(
+    context: Context,
+    wanted: list[str],
+    on_part: Callable[[tuple[str, list[Row]]], None] = lambda part: None,
+) -> list[tuple[str, list[Row]]]:
+    """The rows of the goals ``wanted``, under their titles; ``on_part`` hears of each."""
+
+    async def one(title: str, run: Part) -> tuple[str, list[Row]]:
+        part = title, await run(context)
+        on_part(part)
+        return part
+
     parts = [part for goal in wanted for part in GOALS[goal]]
-    rows = await asyncio.gather(*(run(context) for _, run in parts))
-    return [(title, found) for (title, _), found in zip(parts, rows, strict=True)]
+    return await asyncio.gather(*(one(title, run) for title, run in parts))
 
 
 def show(tables: list[tuple[str, list[Row]]]) -> None:
@@ -132,11 +141,17 @@ def main() -> None:
 
         with Runs(settings.jobs, time_factor=factor, on_run=on_run) as runs:
             context = Context(runs, Search(runs, ratio), seeds, seeds[:few], others)
-            tables = asyncio.run(table(context, settings.only))
+            ended: list[tuple[str, list[Row]]] = []
+
+            def on_part(part: tuple[str, list[Row]]) -> None:
+                # At once: the whole takes long, and what is known should outlive an interruption.
+                ended.append(part)
+                if settings.json is not None:
+                    settings.json.write_text(json.dumps(figures(ended), indent=1) + "\n")
+
+            tables = asyncio.run(table(context, settings.only, on_part))
     show(tables)
     print(f"{time.perf_counter() - started:.0f} s with {settings.jobs} processes")
-    if settings.json is not None:
-        settings.json.write_text(json.dumps(figures(tables), indent=1) + "\n")
 
 
 if __name__ == "__main__":
