@@ -51,11 +51,11 @@ def test_every_fault_of_a_scenario_is_told_with_its_path(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("small.yaml").write_text(
-        SMALL + "slo: {low: {ttft_s: 0}}\nfaults: [{at_s: 1, kind: fire}]\n"
+        SMALL + "tiers: {low: {slo: {ttft_s: 0}}}\nfaults: [{at_s: 1, kind: fire}]\n"
     )
     assert run(["simulate", "small.yaml"]) == 2
-    slo, fault = capsys.readouterr().err.splitlines()
-    assert slo == "error: slo.low.ttft_s: 0 does not fit here; write a number above 0"
+    slo, fault = sorted(capsys.readouterr().err.splitlines(), reverse=True)
+    assert slo == "error: tiers.low.slo.ttft_s: 0 does not fit here; write a number above 0"
     assert fault.startswith("error: faults[0].kind: 'fire' does not fit here; write one of crash")
 
 
