@@ -12,11 +12,11 @@ FROM ${BASE} AS build
 ARG VARIANT
 ARG UV_VERSION=0.13.9
 # PyTorch's wheels for CPUs are on no other index; uv knows where.
-ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT=300
+ENV UV_CACHE_DIR=/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT=300
 RUN pip install --no-cache-dir "uv==${UV_VERSION}" && python -m venv /opt/trireme
 COPY requirements/${VARIANT}.txt /build/requirements.txt
 # The list is complete: nothing is resolved, and what it leaves out stays out.
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/cache/uv \
     if [ "$VARIANT" = cpu ]; then export UV_TORCH_BACKEND=cpu; fi; \
     uv pip install --no-deps --python /opt/trireme/bin/python -r /build/requirements.txt
 COPY pyproject.toml README.md /build/

@@ -14,6 +14,7 @@ M = 'model=~"$model"'
 MT = 'model=~"$model",tier=~"$tier"'
 MP = 'model=~"$model",pool=~"$pool"'
 WINDOW = "[$__rate_interval]"
+MISSED = "tier:trireme_objectives_missed:ratio_rate5m"
 
 
 @dataclass(frozen=True)
