@@ -61,9 +61,13 @@ MODEL = "gpt-oss-tiny"
 TOKENS = 5000
 """Of each reply: more than a window lasts. The client leaves before its end."""
 
-STEP_S = 0.050
-"""Slow enough that all processes, the client among them, leave a small machine half idle: where
-hyper-threads or caches are fought for, CPU time stretches with what else runs."""
+STEP_S = 0.0225
+"""A step of gpt-oss-120b with 64 requests on one H200 (``cluster/steptime.py``: 21 to 25 ms by the
+length of their contexts). At a slower pace each wake-up finds cold caches and a sleeping core; at a
+quicker one the client and what it measures fight for a small machine's caches."""
+
+HANDLES_STEP_S = 0.050
+"""Handles cost more than a core of this at the pace above."""
 
 WARM_UP, FIRSTS = 2, 9
 IN_PROCESS = "/in-process"
@@ -80,21 +84,21 @@ class Plan:
     idle_s: float
 
 
-FULL = Plan(rounds=12, settle_s=3.0, window_s=10.0, idle_s=2.0)
+FULL = Plan(rounds=16, settle_s=2.0, window_s=8.0, idle_s=1.0)
 HANDLES = Plan(rounds=2, settle_s=3.0, window_s=10.0, idle_s=2.0)
 QUICK = Plan(rounds=1, settle_s=1.5, window_s=3.0, idle_s=1.0)
-T_95 = {1: math.nan, 2: 12.71, 12: 2.20}
+T_95 = {1: math.nan, 2: 12.71, 16: 2.13}
 """Student's t for a 95 % interval of the mean of so many differences."""
 
 Turn = tuple[dict[str, float], float]
 """CPU µs a token by role, and the median time to first token of streams that are alone (s)."""
 
 
-def settings(streams: int, port: int) -> TriremeConfig:
+def settings(streams: int, port: int, step_s: float = STEP_S) -> TriremeConfig:
     """One gateway, one replica; every reply has exactly ``TOKENS`` tokens, one a step."""
     tokens = OutputTokens(low=TOKENS, medium=TOKENS, high=TOKENS)
     engine = SimulatedEngineConfig(
-        step_ms=StepMilliseconds(base=1000 * STEP_S),
+        step_ms=StepMilliseconds(base=1000 * step_s),
         output_tokens_mean=tokens,
         output_sigma=0.0,
     )
@@ -305,7 +309,7 @@ def run_cluster(default: bool, port: int, streams: int, run_dir: Path) -> None:
 
     from deployments.application import build_application
 
-    config = settings(streams, port)
+    config = settings(streams, port, HANDLES_STEP_S if default else STEP_S)
     hardware = detect(os.environ)
     ray = LocalRay(config, hardware, run_dir / "ray")
     connect(ray.address, "hop", here=True)

@@ -190,29 +190,31 @@ class EngineHost:
 
     def _forward(self, step: EngineStep) -> None:
         now = asyncio.get_running_loop().time()
-        prompts = False
+        prompts, written = False, 0
         pack, owners = self.engine.pack, self._owners
         outboxes: dict[GatewayConnection, list[Output]] = {}
-        for output in step.outputs:
+        for output in step.outputs:  # the loop runs once a token
             owner = owners.get(output.request_id)
             if owner is None:
                 continue  # aborted while this step was running
             connection, stream = owner
+            packed = pack(output, stream)
             outbox = outboxes.get(connection)
             if outbox is None:
-                outbox = outboxes[connection] = []
-            packed = pack(output, stream)
+                outboxes[connection] = [packed]
+            else:
+                outbox.append(packed)
+            written += len(packed.tokens)
             if packed.cached_tokens is not None:
                 prompts = True
                 if self._traces is not None:
                     self._traces.first_token(output.request_id, packed.cached_tokens)
-            outbox.append(packed)
-            self.tokens_out += len(output.new_token_ids)
-            if output.finished:
+            if packed.finish is not None:
                 del owners[output.request_id]
                 if self._traces is not None:
-                    self._traces.ended(output.request_id, packed.finish or 0)
+                    self._traces.ended(output.request_id, packed.finish)
                 connection.forget(stream)
+        self.tokens_out += written
         if self._trial:
             self._judge(step)
         self._note_step(step, now, prompts=prompts)

@@ -20,7 +20,7 @@ COMMENT = b": keep-alive\n\n"
 BORDER = b"\n\n"
 """What an event ends with; a comment may not stand inside one."""
 
-LOOKS = 4
+LOOKS = 8
 """Looks at a stream within the shorter of the two times."""
 
 
@@ -56,26 +56,21 @@ class _Stream:
         self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
-        self._sending_since_s: float | None = None
-        self._last_s = 0.0
-        self._at_border = False
+        # What ``send`` writes, once a token, and the timer reads: no clock is asked per token.
+        self._begun = self._sent = 0
+        self._last: Message = {}
+        # What the timer saw last, and since when it has not changed.
+        self._seen = (0, 0)
+        self._since_s = 0.0
         self._over = False
 
     async def send(self, message: Message) -> None:
-        """Once a token; all else is on the timer."""
-        self._sending_since_s = self._now()
-        try:
-            await self._send(message)
-        finally:
-            self._sending_since_s = None
-        if self._timer is not None:
-            self._last_s = self._now()
-            body = message.get("body", b"")
-            if body:
-                self._at_border = body.endswith(BORDER)
-            self._over = not message.get("more_body", False)
-        elif message["type"] == "http.response.start" and _is_event_stream(message):
-            self._last_s, self._at_border = self._now(), True
+        self._begun += 1
+        await self._send(message)
+        self._sent += 1
+        self._last = message
+        if self._timer is None and _opens_event_stream(message):
+            self._since_s = self._now()
             self._wait()
 
     async def receive(self) -> Message:
@@ -105,30 +100,43 @@ class _Stream:
         self._timer = asyncio.get_running_loop().call_later(pause_s, self._look)
 
     def _look(self) -> None:
-        if self._over:
+        """Nothing has changed since a look: for so long the stream is silent, or is not read."""
+        last, seen = self._last, (self._begun, self._sent)
+        if self._over or _ends(last):
             return
-        now, since_s = self._now(), self._sending_since_s
-        if since_s is not None and now - since_s >= self._unread_s:
-            log.warning("%s", SlowReader(now - since_s))
-            if not self._cut.done():
-                self._cut.set_result(None)
-            return
-        silent = since_s is None and now - self._last_s >= self._every_s
-        if silent and self._at_border and (self._comment is None or self._comment.done()):
-            self._last_s = now
+        now = self._now()
+        if seen != self._seen:
+            self._seen, self._since_s = seen, now
+        unchanged_s = now - self._since_s
+        if self._begun > self._sent:
+            if unchanged_s >= self._unread_s:
+                log.warning("%s", SlowReader(unchanged_s))
+                if not self._cut.done():
+                    self._cut.set_result(None)
+                return
+        elif unchanged_s >= self._every_s and _at_border(last):
             self._comment = asyncio.create_task(self._say())
         self._wait()
 
     async def _say(self) -> None:
-        self._sending_since_s = self._now()
+        self._begun += 1
         # A connection that is closed is told of through ``receive``.
         with contextlib.suppress(OSError):
             await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
-        self._sending_since_s = None
+            self._sent += 1
 
 
-def _is_event_stream(message: Message) -> bool:
-    return any(
+def _ends(message: Message) -> bool:
+    return message.get("type") == "http.response.body" and not message.get("more_body", False)
+
+
+def _at_border(message: Message) -> bool:
+    """Whether a comment may follow it: it is the head, or an event's end."""
+    return message["type"] == "http.response.start" or message.get("body", b"").endswith(BORDER)
+
+
+def _opens_event_stream(message: Message) -> bool:
+    return message["type"] == "http.response.start" and any(
         name.lower() == b"content-type" and value.startswith(b"text/event-stream")
         for name, value in message["headers"]
     )

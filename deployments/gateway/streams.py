@@ -15,6 +15,9 @@ FINAL = 17196
 MESSAGE = 200008
 """o200k_harmony ids of ``<|channel|>``, ``final`` and ``<|message|>``."""
 
+FIRST_MARKUP = 199998
+"""The ids from here on are markup, not text."""
+
 
 class FrontEnd(Protocol):
     """Where a model's tokens go: vLLM's front-end for that model."""
@@ -36,10 +39,14 @@ class AnswerWatch:
         self._before = 0
         self._in_header = False
         self._open = False
+        self._in_text = False
         self._seen = 0
 
     def feed(self, tokens: list[int]) -> int | None:
         """Count of tokens before the answer, once its first token is among ``tokens``."""
+        if self._in_text and max(tokens) < FIRST_MARKUP:
+            self._seen += len(tokens)  # once a token while it thinks
+            return None
         for token in tokens:
             if self._open:
                 return self._seen
@@ -53,6 +60,7 @@ class AnswerWatch:
                 self._open = True
             self._before = token
             self._seen += 1
+        self._in_text = not (self._in_header or self._open or self._before == CHANNEL)
         return None
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 
 import msgspec
@@ -81,20 +81,19 @@ class Reply:
         A stream that failed after its head (200) was sent counts with its failure's status.
         """
 
-    async def __call__(self, message: Message) -> None:
-        if self._state is _State.OPEN:
-            # Once a token: what stands here is all that the gateway adds to vLLM's own work.
+    def __call__(self, message: Message) -> Awaitable[None]:
+        # Once a token, without a coroutine of its own: this, and what ``keep_alive`` counts,
+        # is all that the gateway adds to vLLM's own work.
+        if self._state is _State.OPEN and self._passes_as_it_is and self._context.failure is None:
             body = message.get("body", b"")
-            if (
-                self._context.failure is None
-                and message.get("more_body")
-                and self._passes_as_it_is
-                and not body.startswith(_NOTED_EVENTS)
-            ):
+            if message.get("more_body") and not body.startswith(_NOTED_EVENTS):
                 self._last = body
-                await self._send(message)
-            else:
-                await self._pass(message, body)
+                return self._send(message)
+        return self._take(message)
+
+    async def _take(self, message: Message) -> None:
+        if self._state is _State.OPEN:
+            await self._pass(message, message.get("body", b""))
         elif self._state is _State.OVER:
             return
         elif message["type"] == "http.response.start":
@@ -193,6 +192,7 @@ class Reply:
             "x-request-id": self._context.request_id,
             "openai-processing-ms": str(math.ceil(1000 * spent_s)),
         }
+        named |= self._context.rate_limits
         if self._context.ignored:
             named["x-trireme-ignored"] = ",".join(self._context.ignored)
         if self._context.model:
