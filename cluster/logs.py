@@ -4,20 +4,30 @@ Fields are request ids, tiers, pools, replicas and counts. Prompts and replies a
 A request's own line has its figures beside those, see ``deployments/gateway/request_log.py``.
 """
 
-import json
 import logging
 import sys
 import time
+
+import msgspec
 
 FIELDS = ("request_id", "model", "tier", "pool", "replica")
 """Taken from a call's ``extra``; nothing else of it is written but a dict of ``figures``."""
 
 
 class JsonLines(logging.Formatter):
+    _second = 0
+    _told = ""
+
+    def _time(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if second != self._second:  # many lines share a second, and strftime is half of a line
+            self._told = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._told}.{int(record.msecs):03d}Z"
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
+            "time": self._time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -28,7 +38,7 @@ class JsonLines(logging.Formatter):
             line |= figures
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return msgspec.json.encode(line).decode()
 
 
 def set_up_logging(level: str) -> None:

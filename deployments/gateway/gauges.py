@@ -178,8 +178,8 @@ class FleetMetrics:
             figures.waited_s = max(figures.waited_s, placed.waited_s)
         if self.traces is not None:
             self.traces.placed(stream, placed)
-            if self.account is not None:
-                self.account.placed(stream.request)
+        if self.account is not None:
+            self.account.placed(stream.request)
 
     def retried(self, stream: Stream, cause: str) -> None:
         """The stream has left its replica and is queued again."""
