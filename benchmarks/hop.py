@@ -9,10 +9,10 @@ under the same streams over HTTP:
 * handles: Serve's default proxy → front-end → engine through a streaming deployment handle.
 
 The first two are served by one process and measured in turn, many times over: the front-end alone
-varies by more than the hop costs, so what counts is the difference within a pair of turns, which is
-printed with its 95 % interval. The third is served by a cluster with Serve's default settings,
-which ``--quick`` leaves out. CPU is counted while all streams run and none begins or ends: the cost
-of a token, not of a request.
+varies by more than the hop costs, so what counts is the difference within a pair of turns. Its
+median is printed with a 95 % interval that asks nothing of how the noise is distributed. The third
+is served by a cluster with Serve's default settings, which ``--quick`` leaves out. CPU is counted
+while all streams run and none begins or ends: the cost of a token, not of a request.
 """
 
 import argparse
@@ -69,7 +69,7 @@ quicker one the client and what it measures fight for a small machine's caches."
 HANDLES_STEP_S = 0.050
 """Handles cost more than a core of this at the pace above."""
 
-WARM_UP, FIRSTS = 2, 9
+WARM_UP, FIRSTS = 1, 5
 IN_PROCESS = "/in-process"
 WAYS = ("trireme", "in-process", "handles")
 
@@ -84,12 +84,9 @@ class Plan:
     idle_s: float
 
 
-FULL = Plan(rounds=16, settle_s=2.0, window_s=8.0, idle_s=1.0)
+FULL = Plan(rounds=26, settle_s=1.5, window_s=5.0, idle_s=0.6)
 HANDLES = Plan(rounds=2, settle_s=3.0, window_s=10.0, idle_s=2.0)
 QUICK = Plan(rounds=1, settle_s=1.5, window_s=3.0, idle_s=1.0)
-T_95 = {1: math.nan, 2: 12.71, 16: 2.13}
-"""Student's t for a 95 % interval of the mean of so many differences."""
-
 Turn = tuple[dict[str, float], float]
 """CPU µs a token by role, and the median time to first token of streams that are alone (s)."""
 
@@ -439,16 +436,30 @@ def middle(turns: list[Turn]) -> Turn:
     return costs, statistics.median(first for _, first in turns)
 
 
-def added(turns: list[Turn], base: list[Turn]) -> tuple[float, float]:
-    """Mean of what a turn costs more than the base's of the same round, and half of the 95 %
-    interval, µs a token; NaN for a single round."""
-    each = [
+def added(turns: list[Turn], base: list[Turn]) -> tuple[float, float, float]:
+    """What a turn costs more than the base's of the same round, µs a token: the median, and its
+    95 % interval (see ``interval_ranks``); for a single round, three times the same."""
+    each = sorted(
         sum(costs.values()) - sum(its.values())
         for (costs, _), (its, _) in zip(turns, base, strict=True)
-    ]
-    if len(each) < 2:
-        return each[0], math.nan
-    return statistics.mean(each), T_95[len(each)] * statistics.stdev(each) / math.sqrt(len(each))
+    )
+    low, high = interval_ranks(len(each))
+    return statistics.median(each), each[low], each[high]
+
+
+def interval_ranks(count: int) -> tuple[int, int]:
+    """Which two of ``count`` sorted values hold the median between them with at least 95 %.
+
+    The number of values below the median is binomial with one half, whatever their distribution
+    (Conover, *Practical Nonparametric Statistics*, §3.2). Few values: the least and the greatest.
+    """
+    below, rank = 0.0, 0
+    for rank in range(count // 2):
+        below += math.comb(count, rank) / 2**count
+        if below > 0.025:
+            break
+    low = max(0, rank - 1)
+    return low, count - 1 - low
 
 
 def with_cluster(
@@ -504,10 +515,10 @@ def main() -> None:
     if not options.quick:  # importing vLLM once more takes longer than a quick run may
         turns |= with_cluster(True, WAYS[2:], options.streams, HANDLES)
     results = {way: middle(each) for way, each in turns.items()}
-    hop_us, give_us = added(turns["trireme"], turns["in-process"])
+    hop_us, least_us, most_us = added(turns["trireme"], turns["in-process"])
     base_costs, base_first = results["in-process"]
     base = sum(base_costs.values())
-    figures = {"hop/us per token": hop_us, "hop/95 % interval, half, us": give_us}
+    figures = {"hop/us per token": hop_us, "hop/at least, us": least_us, "hop/at most, us": most_us}
     rows = []
     for way, (costs, first) in results.items():
         total = sum(costs.values())
@@ -519,7 +530,9 @@ def main() -> None:
                 way,
                 *parts,
                 f"{total:.1f}  ×{total / base:.2f}",
-                f"{hop_us:+.1f} ± {give_us:.1f}" if way == "trireme" else f"{total - base:+.1f}",
+                f"{hop_us:+.1f} ({least_us:+.1f} … {most_us:+.1f})"
+                if way == "trireme"
+                else f"{total - base:+.1f}",
                 f"{1000 * first:.1f}",
                 f"{1000 * (first - base_first):+.1f}",
             ]
