@@ -147,7 +147,11 @@ def asked_by_all(objects: list[Tree]) -> set[tuple[str, str, int]]:
 def test_exactly_the_picture_passes(renders: dict[str, list[Tree]]) -> None:
     objects = renders["default"]
     wanted = picture(
-        *PICTURE, "head redis 6379", "redis dns 53", "gateway internet 443", "engine internet 443"
+        *PICTURE,
+        "head redis 6379",
+        "redis dns 53",
+        "gateway internet 443 5432",
+        "engine internet 443",
     )
     assert set(flows(objects)) == wanted | asked_by_all(objects)
 

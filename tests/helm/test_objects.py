@@ -169,6 +169,7 @@ def test_every_secret_claim_and_account_is_made_or_named(objects: list[Tree]) ->
     made = {each["metadata"]["name"] for each in of_kind(objects, "Secret")}
     accounts = {each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")}
     named = {"trireme-channel", "trireme-redis", "trireme-database", "hf"}
+    named |= {"trireme-access", "trireme-admins", "trireme-test"}
     for _, template in pod_templates(objects):
         assert template["spec"].get("serviceAccountName", "default") in accounts | {"default"}
         for each in containers(template):
@@ -202,6 +203,18 @@ def test_engine_pods_ask_for_the_gpus_of_one_replica(objects: list[Tree]) -> Non
         assert found["minReplicas"] <= found["replicas"] <= found["maxReplicas"]
         tolerated = {each["key"] for each in found["template"]["spec"].get("tolerations", [])}
         assert ("nvidia.com/gpu" in tolerated) is gpus
+
+
+def test_gateways_alone_get_what_callers_are_known_by(objects: list[Tree]) -> None:
+    config = config_of(objects)
+    wanted = {"TRIREME_ACCESS_SECRET", "TRIREME_DATABASE_URL"}
+    for name, template in pod_templates(objects):
+        found = {v["name"] for each in containers(template) for v in each.get("env", [])}
+        if name == "gateway" and config.access.mode == "keys":
+            assert wanted <= found
+            assert not config.gateway.insecure_listen_without_auth
+        if name != "gateway":
+            assert not (wanted | {"TRIREME_ADMIN_TOKENS"}) & found, name
 
 
 def test_each_pod_is_a_place_for_exactly_one_replica(objects: list[Tree]) -> None:

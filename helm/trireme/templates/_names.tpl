@@ -41,6 +41,15 @@ imagePullSecrets:
 {{- .Values.channel.existingSecret | default (print (include "trireme.fullname" .) "-channel") -}}
 {{- end }}
 
+{{- define "trireme.accessSecret" -}}
+{{- .Values.access.existingSecret | default (print (include "trireme.fullname" .) "-access") -}}
+{{- end }}
+
+{{/* Whether callers need keys. */}}
+{{- define "trireme.keys" -}}
+{{- if eq ((.Values.config.access | default dict).mode | default "none") "keys" }}yes{{ end -}}
+{{- end }}
+
 {{- define "trireme.redisSecret" -}}
 {{- .Values.redis.existingSecret | default (print (include "trireme.fullname" .) "-redis") -}}
 {{- end }}

@@ -15,8 +15,10 @@ locals {
 
   # A part of trireme.yaml; the chart adds to it.
   config = {
-    name    = var.name
-    gateway = { replicas = local.gateways }
+    name = var.name
+    # API keys stand in the database; a trial without one serves whoever reaches it in the cluster.
+    access  = { mode = var.database == null ? "none" : "keys" }
+    gateway = { replicas = local.gateways, insecure_listen_without_auth = var.database == null }
     models = [{
       name   = var.model
       source = local.facts.models[var.model].source
