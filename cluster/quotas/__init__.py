@@ -1,0 +1,1 @@
+"""Limits of tenants and keys: reserved before a request runs and settled when it has ended."""
