@@ -89,11 +89,14 @@ def test_further_engine_arguments_pass_through_unchanged() -> None:
 def test_only_a_loopback_address_needs_no_consent(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
     if loopback:
-        assert GatewayConfig(host=host).host == host
-    else:
-        with pytest.raises(ValidationError, match="insecure_listen_without_auth"):
-            GatewayConfig(host=host)
-        assert GatewayConfig(host=host, insecure_listen_without_auth=True).host == host
+        assert TriremeConfig.model_validate({"gateway": {"host": host}}).gateway.host == host
+        return
+    assert "set access.mode to keys" in refused({"gateway": {"host": host}})
+    for consent in (
+        {"gateway": {"host": host}, "access": {"mode": "keys"}},
+        {"gateway": {"host": host, "insecure_listen_without_auth": True}},
+    ):
+        assert TriremeConfig.model_validate(consent).gateway.host == host
 
 
 @pytest.mark.parametrize("date", ["2026-13-01", "2026-02-30", "20260101", "today", "2026-1-1"])
@@ -167,3 +170,35 @@ def test_the_schema_describes_every_section() -> None:
     assert set(schema["properties"]) == set(TriremeConfig.model_fields)
     pool = schema["$defs"]["PoolConfig"]["properties"]
     assert pool["tensor_parallel_size"]["enum"] == [1, 2, 4, 8]
+
+
+JWT = {"issuer": "https://i/", "audience": "a", "jwks_url": "https://i/jwks"}
+
+
+@pytest.mark.parametrize(
+    ("access", "words"),
+    [
+        ({"mode": "none", "jwt": JWT}, "set access.mode to keys, or remove jwt"),
+        ({"mode": "none", "admin": {}}, "set access.mode to keys, or remove admin"),
+        ({"mode": "keys", "jwt": {**JWT, "issuer": ""}}, "set issuer"),
+        ({"mode": "keys", "jwt": {**JWT, "audience": []}}, "set audience"),
+        ({"mode": "keys", "jwt": {}}, "set jwks_url"),
+        ({"mode": "keys", "jwt": {**JWT, "jwks_url": "http://i/jwks"}}, "write https://"),
+        ({"mode": "keys", "jwt": {**JWT, "algorithms": ["HS256"]}}, "RS256"),
+        ({"mode": "keys", "jwt": {**JWT, "algorithms": ["none"]}}, "RS256"),
+        ({"mode": "keys", "store_url": "mysql://h/db"}, "no URL of PostgreSQL or SQLite"),
+        ({"mode": "keys", "refresh_s": 5}, "less than or equal to 1"),
+        ({"mode": "open"}, "'none' or 'keys'"),
+    ],
+)
+def test_access_that_would_not_be_what_it_seems_is_refused(
+    access: dict[str, Any], words: str
+) -> None:
+    assert words in refused({"access": access})
+
+
+def test_a_provider_on_this_machine_may_speak_http() -> None:
+    jwt = {**JWT, "jwks_url": "http://127.0.0.1:8080/jwks", "audience": ["a", "b"]}
+    config = TriremeConfig.model_validate({"access": {"mode": "keys", "jwt": jwt}})
+    assert config.access.jwt is not None
+    assert config.access.jwt.audience == ["a", "b"]

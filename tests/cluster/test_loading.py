@@ -154,7 +154,7 @@ models:
         "gateway.prt": "did you mean port?",
         "gateway.replicas": "write a whole number from 1 to 1024",
         "gateway.max_body_bytes": "from 1024 to",
-        "gateway.host": "write 127.0.0.1, or set gateway.insecure_listen_without_auth",
+        "gateway.host": "write 127.0.0.1, or set access.mode to keys",
         "tiers.default": "did you mean high? write one of low, medium, high",
         "tiers.low.priority": "from 0 to 1000",
         "channel.dead_after_s": "finite number above 0",

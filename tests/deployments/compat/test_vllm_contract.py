@@ -8,10 +8,13 @@ import textwrap
 import numpy as np
 import pytest
 from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256_cbor
+from vllm.v1.core import kv_cache_utils
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, async_llm
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector, RequestState
 from vllm.v1.outputs import LogprobsLists
+from vllm.v1.request import Request
 
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS
@@ -174,3 +177,26 @@ def test_a_preemption_is_told_as_an_event_of_the_requests_next_output() -> None:
     output = compat.EngineCoreOutput("r", [1], events=[event])
     read = compat.decode_output(compat.encode_output(output))
     assert [each.type for each in read.events or ()] == [EngineCoreEventType.PREEMPTED]
+
+
+def test_blocks_of_the_prefix_cache_are_another_salts_no_more() -> None:
+    """The salt is in the first block's hash, and each hash has the one before it in it."""
+    kv_cache_utils.init_none_hash(sha256_cbor)
+    hasher = kv_cache_utils.get_request_block_hasher(16, sha256_cbor)
+
+    def hashes(salt: str | None) -> list[bytes]:
+        made = Request(
+            "r",
+            list(range(64)),
+            SamplingParams(max_tokens=1),
+            None,
+            cache_salt=salt,
+            block_hasher=hasher,
+        )
+        return list(made.block_hashes)
+
+    plain, one, other = hashes(None), hashes("one"), hashes("other")
+    assert len(plain) == len(one) == 4
+    assert hashes("one") == one
+    assert not set(one) & set(other)
+    assert not set(one) & set(plain)

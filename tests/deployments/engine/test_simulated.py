@@ -95,6 +95,18 @@ def test_blocks_are_known_by_all_tokens_up_to_their_end() -> None:
     assert block_hashes(list(range(15))) == ()
 
 
+async def test_a_prompt_is_found_cached_only_under_the_salt_that_it_came_with() -> None:
+    engine = quick_engine()
+    await engine.start()
+    found = []
+    for salt in ("a", "b", "a", ""):
+        submit = submission(Sampling(3), PROMPT)
+        submit.cache_salt = salt
+        (packed,) = await outputs(engine, submit)
+        found.append(packed[0].cached_tokens)
+    assert found == [0, 0, 32, 0]
+
+
 async def test_what_can_never_run_is_refused_for_good_and_a_full_replica_for_now() -> None:
     engine = quick_engine(max_num_seqs=1, kv_tokens=1024, max_waiting=1)
     await engine.start()

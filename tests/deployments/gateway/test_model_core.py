@@ -26,6 +26,7 @@ class Fleet:
     """Keeps what it is asked for."""
 
     def __init__(self) -> None:
+        self.metering = None
         self.asked: list[tuple[Sampling, EngineCoreRequest, Callable[[], bytes]]] = []
 
     def submit(
@@ -126,3 +127,13 @@ def test_cached_tokens_are_told_with_the_first_tokens_of_the_answer_only(
     later = core._core_output(stream(core, 4), output)
     assert later.new_token_ids == [9]
     assert later.prefill_stats is None
+
+
+async def test_the_callers_salt_goes_to_the_engine_with_the_request(fleet: Fleet) -> None:
+    core = ModelCore(MODEL, cast(FleetClient, fleet))
+    for salt in ("", "ab" * 32):
+        context = RequestContext("r", MODEL, "low", None, 0.0)
+        context.cache_salt = salt
+        current_request.set(context)
+        await core.add_request_async(request(SamplingParams(temperature=0.0, max_tokens=10)))
+    assert [decoded.cache_salt for _, decoded, _ in fleet.asked] == [None, "ab" * 32]

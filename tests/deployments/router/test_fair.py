@@ -188,3 +188,51 @@ def test_an_operation_does_not_slow_down_with_the_number_of_tenants(tenants: int
         return time.process_time() - started_s
 
     assert cost_s(tenants) < 5.0 * cost_s(2)
+
+
+# ------------------------------------------------------------------ weights change while it runs
+
+
+def served(queue: TierQueues, rounds: int) -> dict[str, int]:
+    """How often each tenant was dispatched; every request is settled as it was predicted."""
+    found: dict[str, int] = {}
+    for _ in range(rounds):
+        head = queue.heads("low")[0]
+        queue.dispatch(head.request.request_id, 100.0)
+        queue.settle(head.request.request_id, 100)
+        found[head.request.tenant] = found.get(head.request.tenant, 0) + 1
+    return found
+
+
+def two_backlogged(requests: int = 200) -> TierQueues:
+    queue = TierQueues({"low": QueueLimits(10**6, 1e9, 0)}, quantum=0.0)
+    for number in range(requests):
+        for tenant in "ab":
+            queue.push(request(f"{tenant}{number}", tenant, 100), 100.0, 0.0)
+    return queue
+
+
+def test_new_weights_hold_for_what_is_dispatched_from_then_on() -> None:
+    queue = two_backlogged()
+    before = served(queue, 40)
+    assert before == {"a": 20, "b": 20}
+    queue.weigh({"a": 3.0})
+    after = served(queue, 40)
+    assert abs(after["a"] - 30) <= 1
+    queue.weigh({})
+    again = served(queue, 40)
+    assert abs(again["a"] - 20) <= 1
+
+
+def test_a_refund_counts_by_the_weight_of_its_charge() -> None:
+    """Else a tenant whose weight fell while its requests ran would get more back than it paid."""
+    queue = two_backlogged()
+    queue.weigh({"a": 4.0})
+    head = queue.heads("low")[0].request
+    assert head.tenant == "a"
+    before = queue.counter("low", "a")
+    queue.dispatch(head.request_id, 100.0)
+    queue.weigh({"a": 0.5})
+    queue.settle(head.request_id, 100)
+    whole = queue.counter("low", "a") - before
+    assert whole == pytest.approx(work(100, 100) / 4.0)

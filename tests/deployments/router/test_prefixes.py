@@ -44,6 +44,15 @@ def test_hashes_are_equal_as_far_as_the_prefixes_are(one: list[int], other: list
         assert (first == second) == (index < common)
 
 
+def test_prompts_of_different_salts_share_no_block() -> None:
+    tokens = prompt(1, 2, 3)
+    plain, one, other = (block_hashes(tokens, salt) for salt in ("", "one", "other"))
+    assert len(plain) == len(one) == 3
+    assert not set(plain) & set(one)
+    assert not set(one) & set(other)
+    assert block_hashes(tokens, "one") == one
+
+
 def test_the_same_block_after_another_beginning_is_another_block() -> None:
     assert blocks(1, 7)[1] != blocks(2, 7)[1]
 

@@ -78,7 +78,13 @@ def test_only_requests_that_may_be_cached_are_compared_once_one_has_a_place() ->
 
 def test_the_engine_priority_is_the_tiers() -> None:
     router = make_router()
-    assert [router.priority(tier, MODEL) for tier in TIERS] == [0, 10, 20]
+    assert [router.priority(tier, MODEL) for tier in TIERS] == [0, 20, 40]
+
+
+def test_what_stands_behind_is_run_before_the_next_tier_only() -> None:
+    router = make_router()
+    behind = [router.priority(tier, MODEL, behind=True) for tier in TIERS]
+    assert behind == [1, 21, 41]
 
 
 @pytest.mark.parametrize("tier", TIERS)
