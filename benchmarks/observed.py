@@ -22,12 +22,15 @@ from cluster.local_ray import free_ports
 from cluster.telemetry.draw import COLOURS, Span, pictures
 from cluster.telemetry.local_prometheus import LocalPrometheus, scraping
 from tests.e2e.running import Cluster, cluster
-from tests.e2e.test_everything_seen import found_targets, kill_an_engine
+from tests.e2e.test_everything_seen import AMPLE, found_targets, key_of, kill_an_engine, let_in
 from tests.observability.otlp_receiver import Received, receiving
 
 MODEL = "gpt-oss-120b"
 MEANS = {"low": 60, "medium": 150, "high": 400}
 OBJECTIVES = {"low": (1.0, 40), "medium": (2.0, 60), "high": (3.0, 80)}
+TENANTS = {"search": 5.0, "support": 3.0, "reports": 1.0}
+"""Their parts of the requests. The last one is near the limit of what it may ask a minute."""
+LIMITS = {"reports": "requests_per_minute=40"}
 MIX = ("low", "low", "low", "medium", "medium", "high")
 
 
@@ -66,6 +69,8 @@ def config(collector: str) -> dict[str, Any]:
             "reversals_per_h": 120,
             "forecast": False,
         },
+        "access": {"mode": "keys"},
+        "usage": {"prices": {"*": {"prompt": 0.1, "output": 0.5}}},
         "telemetry": {"tracing": {"endpoint": collector, "share": 1.0}},
     }
 
@@ -73,9 +78,10 @@ def config(collector: str) -> dict[str, Any]:
 class Clients:
     """Requests at random times; ``rate`` is how many a second."""
 
-    def __init__(self, http: httpx.AsyncClient, rate: float) -> None:
+    def __init__(self, http: httpx.AsyncClient, rate: float, keys: dict[str, str]) -> None:
         self._http = http
         self._rate = rate
+        self._keys = keys
         self._rng = random.Random(3)
         self._number = 0
         self.statuses: list[int] = []
@@ -102,7 +108,11 @@ class Clients:
             "seed": self._number,
             "stream": True,
         }
-        async with self._http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        (tenant,) = self._rng.choices(list(TENANTS), list(TENANTS.values()))
+        headers = {"authorization": f"Bearer {self._keys[tenant]}"}
+        async with self._http.stream(
+            "POST", "/v1/chat/completions", json=body, headers=headers
+        ) as answer:
             async for _ in answer.aiter_lines():
                 pass
         self.statuses.append(answer.status_code)
@@ -120,13 +130,16 @@ async def play(
             await asyncio.sleep(3)
             prometheus.update(await asyncio.to_thread(found_targets, running))
 
+    keys = {tenant: key_of(running, tenant, LIMITS.get(tenant, AMPLE)) for tenant in TENANTS}
     async with httpx.AsyncClient(
         base_url=running.url,
+        headers={"authorization": f"Bearer {keys['search']}"},
         timeout=200,
         trust_env=False,
         limits=httpx.Limits(max_connections=400),
     ) as http:
-        clients = Clients(http, rate)
+        await let_in(http)
+        clients = Clients(http, rate, keys)
         following = asyncio.create_task(follow())
         await asyncio.gather(fault(), clients.run(seconds, (seconds / 4, 3 * seconds / 4)))
         following.cancel()

@@ -29,6 +29,8 @@ NOT_HERE = {
     "GatewayConfig": ("host",),
     "ChannelConfig": ("host",),
     "TelemetryConfig": ("host",),
+    "AccessConfig": ("store_url", "secret_file"),
+    "AdminConfig": ("tokens_file",),
 }
 """Settings of `trireme.yaml` that Kubernetes decides, by their model."""
 
@@ -198,6 +200,25 @@ class Channel(_Values):
         description="Secret that admits gateways to engines; empty: made at install and kept.",
     )
     secretKey: Key = Field(default="secret", description="Its key.")
+
+
+class Access(_Values):
+    existingSecret: MaybeName = Field(
+        default="",
+        description="Secret that API keys are hashed with (config.access.mode: keys); empty: made "
+        "at install and kept. Without it, all keys are invalid.",
+    )
+    secretKey: Key = Field(default="secret", description="Its key.")
+    adminSecret: MaybeName = Field(
+        default="",
+        description="Secret with the administrators' tokens, for config.access.admin: a line "
+        "`name: token` each.",
+    )
+    adminKey: Key = Field(default="tokens", description="Its key.")
+    testSecret: MaybeName = Field(
+        default="", description="Secret with an API key for `helm test`; empty: no such test."
+    )
+    testKey: Key = Field(default="key", description="Its key.")
 
 
 class RayToken(_Values):
@@ -443,10 +464,13 @@ class Values(_Values):
     )
     weights: Weights = Field(default=Weights(), description="Where models come from.")
     channel: Channel = Field(default=Channel(), description="The token channel.")
+    access: Access = Field(default=Access(), description="Secrets of who may call.")
     rayToken: RayToken = Field(default=RayToken(), description="Ray's own authentication.")
     faultTolerance: FaultTolerance = Field(default=FaultTolerance(), description="Of Ray's head.")
     redis: Redis = Field(default=Redis(), description="Where Ray's head keeps its state.")
-    database: Database = Field(default=Database(), description="PostgreSQL: TRIREME_DATABASE_URL.")
+    database: Database = Field(
+        default=Database(), description="PostgreSQL: tenants, keys, limits and usage."
+    )
     externalSecrets: ExternalSecrets = Field(
         default=ExternalSecrets(), description="For secretArn."
     )

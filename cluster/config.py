@@ -5,10 +5,12 @@ an error that carries `Fault` objects; `cluster.loading` turns those and pydanti
 one line each for the operator.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import date
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -43,6 +45,14 @@ ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=128)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
+JwtAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+"""Asymmetric ones only: with another, who can check a token could also make one."""
+DEFAULT_JWT_ALGORITHMS: tuple[JwtAlgorithm, ...] = ("RS256", "ES256")
+
+STORE_URL = re.compile(r"^(postgres(ql)?(\+psycopg)?://|sqlite:///.)")
+
 # vLLM arguments that Trireme sets from a setting of its own, and that setting.
 OWNED_ENGINE_ARGS: dict[str, str] = {
     "model": "set the model's source instead",
@@ -64,8 +74,19 @@ OWNED_ENGINE_ARGS: dict[str, str] = {
     "distributed_executor_backend": "remove it; Trireme picks the executor",
     "device_ids": "remove it; Ray assigns the GPUs",
     "enable_log_requests": "remove it; prompts are never logged",
+    "trust_remote_code": "remove it; no code that comes with weights is run",
+    "code_revision": "remove it; no code that comes with weights is run",
+    "enable_prompt_embeds": "remove it; prompts are text",
+    "allowed_local_media_path": "remove it; prompts are text",
+    "allowed_media_domains": "remove it; prompts are text",
     "hf_token": "put the token into the HF_TOKEN environment variable, not into a file",
 }
+
+SAFE_LOAD_FORMATS = frozenset(
+    {"safetensors", "fastsafetensors", "instanttensor", "runai_streamer", "sharded_state", "dummy"}
+    | {"runai_streamer_sharded"}
+)
+"""Of vLLM's, those that read safetensors only, or nothing."""
 
 # Environment variables of an engine that others decide.
 OWNED_ENV: dict[str, str] = {
@@ -95,6 +116,10 @@ def _numbers_as_text(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: str(v) if type(v) in (int, float) else v for key, v in value.items()}
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 def is_loopback(host: str) -> bool:
@@ -374,6 +399,13 @@ class PoolConfig(_Settings):
                 yield Fault(f"engine_args.{arg}", "Trireme sets this argument", remedy)
             elif plain != arg:
                 yield Fault(f"engine_args.{arg}", "not the name of an argument", f"write {plain}")
+        loading = self.engine_args.get("load_format", "safetensors")
+        if loading not in SAFE_LOAD_FORMATS:
+            yield Fault(
+                "engine_args.load_format",
+                f"'{loading}' may read formats that can hold code",
+                f"write one of {', '.join(sorted(SAFE_LOAD_FORMATS))}, or remove it",
+            )
         for variable in self.env:
             if variable in OWNED_ENV:
                 yield Fault(f"env.{variable}", "Trireme sets this variable", OWNED_ENV[variable])
@@ -409,6 +441,12 @@ class ModelConfig(_Settings):
     )
     revision: str | None = Field(
         default=None, min_length=1, description="Hugging Face revision; None is the newest."
+    )
+    manifest: str | None = Field(
+        default=None,
+        pattern=r"^/",
+        description="File with the SHA-256 of every file of the model, as sha256sum writes it, "
+        "absolute. `up` reads and compares them all before anything starts; None compares nothing.",
     )
     aliases: list[ModelName] = Field(
         default_factory=list,
@@ -448,6 +486,13 @@ class ModelConfig(_Settings):
                     f"no pool takes requests of tier {tier}",
                     f"add {tier} to a pool's tiers or lends_to",
                 )
+        fetched = self.source != TINY_SOURCE and not self.source.startswith(("/", "."))
+        if self.manifest is not None and fetched and self.revision is None:
+            yield Fault(
+                "revision",
+                "the newest revision would not stay what the manifest says",
+                "write the commit that the manifest was made of",
+            )
         facts = facts_for(self.source)
         if facts is None:
             return
@@ -639,7 +684,8 @@ class GatewayConfig(_Settings):
     port: Port = Field(default=8000, description="Port to listen on; 0 takes a free one.")
     insecure_listen_without_auth: bool = Field(
         default=False,
-        description="Allows a host other than loopback although callers are not authenticated.",
+        description="Allows a host other than loopback although access.mode is `none`: something "
+        "in front of the gateways authenticates callers.",
     )
     replicas: int = Field(
         default=1,
@@ -717,20 +763,147 @@ class GatewayConfig(_Settings):
                 )
         return value
 
+
+class JwtConfig(_Settings):
+    """Tokens (JWT) of an identity provider (OpenID Connect), beside API keys."""
+
+    issuer: str = Field(default="", description="The tokens' `iss`, exactly; needed.")
+    audience: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="The tokens' `aud` must name one of these; needed."
+    )
+    jwks_url: str = Field(
+        default="",
+        pattern=r"^$|^https?://[^/]",
+        description="Where the provider publishes its keys (JWKS), by https (or http on this "
+        "machine); needed.",
+    )
+    algorithms: list[JwtAlgorithm] = Field(
+        default_factory=lambda: list(DEFAULT_JWT_ALGORITHMS),
+        min_length=1,
+        description="Signatures that are accepted. None of them works with a shared secret.",
+    )
+    tenant_claim: str = Field(
+        default="tenant",
+        min_length=1,
+        description="Claim that names the tenant; `a.b` is b inside a.",
+    )
+    tenants: dict[str, str] = Field(
+        default_factory=dict,
+        description="Which tenant each value of that claim means; empty: the value is the tenant's "
+        "name.",
+    )
+    team_claim: str | None = Field(default=None, description="Claim that names the team.")
+    project_claim: str | None = Field(default=None, description="Claim that names the project.")
+    tiers_claim: str | None = Field(
+        default=None,
+        description="Claim that lists the tiers that the bearer may use, of those that the tenant "
+        "has; a token without it gets none. None: all that the tenant has.",
+    )
+    leeway_s: float = Field(
+        default=30.0, ge=0, le=300, description="Seconds that clocks may disagree by."
+    )
+    refresh_s: float = Field(
+        default=300.0,
+        ge=10,
+        le=86_400,
+        description="Seconds after which the keys are fetched again; one that nobody knows is "
+        "asked for at once.",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not is_loopback(self.host) and not self.insecure_listen_without_auth:
-            refuse(
-                [
-                    Fault(
-                        "host",
-                        f"{self.host} can be reached from other machines and callers are not "
-                        f"authenticated",
-                        "write 127.0.0.1, or set gateway.insecure_listen_without_auth to true",
-                    )
-                ]
-            )
+        refuse(self._faults())
         return self
+
+    def _faults(self) -> Iterator[Fault]:
+        for field in ("issuer", "audience", "jwks_url"):
+            if not getattr(self, field):
+                yield Fault(field, "without it no token can be checked", f"set {field}")
+        url = urlsplit(self.jwks_url)
+        if url.scheme == "http" and not is_loopback(url.hostname or ""):
+            yield Fault(
+                "jwks_url",
+                "over http anybody on the way could put in keys of their own",
+                "write https://",
+            )
+
+
+class AdminConfig(_Settings):
+    """The admin API of each gateway: tenants, keys and the audit log over HTTP."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: Port = Field(
+        default=8090,
+        description="Port to listen on; 0 takes a free one. Of several gateways on one machine, "
+        "one has it.",
+    )
+    tokens_file: str | None = Field(
+        default=None,
+        pattern=r"^/",
+        description="File with a line `name: token` for each administrator, absolute; None: the "
+        "variable TRIREME_ADMIN_TOKENS. A token has 32 characters or more.",
+    )
+
+
+class AccessConfig(_Settings):
+    """Who may call."""
+
+    mode: Literal["none", "keys"] = Field(
+        default="none",
+        description="`none`: everybody who can reach the gateway, which therefore listens on "
+        "loopback only; `keys`: API keys, and tokens if `jwt` is set.",
+    )
+    jwt: JwtConfig | None = Field(
+        default=None, description="Tokens of an identity provider; None: API keys only."
+    )
+    store_url: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Database with tenants, keys, limits and usage: postgresql://… or "
+        "sqlite:////path. None: the variable TRIREME_DATABASE_URL, else a SQLite file in the state "
+        "folder. A URL with a password belongs into the variable.",
+    )
+    secret_file: str | None = Field(
+        default=None,
+        pattern=r"^/",
+        description="File with the secret that keys are hashed with and cache salts are made of, "
+        "absolute, the same for all gateways; whoever changes it makes all keys invalid. None: the "
+        "variable TRIREME_ACCESS_SECRET, else one that is made in the state folder.",
+    )
+    refresh_s: float = Field(
+        default=0.5,
+        ge=0.05,
+        le=1,
+        description="Seconds between looks for changes in the store: a revoked key is refused "
+        "everywhere after twice as long at most.",
+    )
+    public_metrics: bool = Field(
+        default=True,
+        description="Whether /metrics of the public port answers without a key. Each process's own "
+        "listener has them in any case.",
+    )
+    admin: AdminConfig | None = Field(default=None, description="The admin API; None: off.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(self._faults())
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.store_url is not None and not STORE_URL.match(self.store_url):
+            yield Fault(
+                "store_url",
+                "it is no URL of PostgreSQL or SQLite",
+                "write postgresql://user@host/name or sqlite:////absolute/path.db",
+            )
+        if self.mode == "none":
+            for field in ("jwt", "admin"):
+                if getattr(self, field) is not None:
+                    yield Fault(
+                        field,
+                        "nobody is authenticated while access.mode is none",
+                        f"set access.mode to keys, or remove {field}",
+                    )
 
 
 class RouterConfig(_Settings):
@@ -1023,6 +1196,100 @@ class TelemetryConfig(_Settings):
     tracing: TracingConfig = Field(default_factory=TracingConfig, description="Traces of requests.")
 
 
+class TierFactors(_Settings):
+    """A factor for each tier."""
+
+    low: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Factor of low.")
+    medium: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Factor of medium.")
+    high: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="Factor of high.")
+
+    def of(self, tier: Tier) -> float:
+        """The factor of `tier`."""
+        return {"low": self.low, "medium": self.medium, "high": self.high}[tier]
+
+
+class QuotasConfig(_Settings):
+    """How the limits of tenants and keys are kept. The limits themselves are in the store."""
+
+    redis_url: str | None = Field(
+        default=None,
+        pattern=r"^(redis|rediss|unix)://",
+        description="Redis in which all gateways count together: redis://host:6379/0. None: the "
+        "variable TRIREME_REDIS_URL, else each gateway counts for itself, which is exact only with "
+        "one. A URL with a password belongs into the variable.",
+    )
+    timeout_s: Seconds = Field(
+        default=0.25,
+        description="A Redis that takes longer than so many seconds is away; each gateway then "
+        "keeps to its share of the limits until it is back.",
+    )
+    lease_s: float = Field(
+        default=15.0,
+        ge=1,
+        le=600,
+        description="Seconds after which what a silent gateway had reserved counts no more.",
+    )
+    tier_weights: TierFactors = Field(
+        default_factory=TierFactors,
+        description="What a token of each tier counts in budgets of tokens per day and month.",
+    )
+
+
+class PriceConfig(_Settings):
+    """What a model's tokens cost, in `usage.currency` for each million of them."""
+
+    prompt: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Of the prompt.")
+    cached: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Of the prompt, where found in a prefix cache; None: as any other.",
+    )
+    output: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Written, analysis included."
+    )
+    tiers: TierFactors = Field(
+        default_factory=TierFactors, description="By which all three are multiplied, by tier."
+    )
+
+
+class UsageConfig(_Settings):
+    """The account of who used what, kept in the store (`access.store_url`)."""
+
+    enabled: bool | None = Field(
+        default=None, description="None: whenever callers are told apart (`access.mode`)."
+    )
+    queue_dir: str | None = Field(
+        default=None,
+        pattern=r"^/",
+        description="Folder in which a gateway keeps records until the store has them, absolute, "
+        "on a disk that outlives the process. None: in the state folder.",
+    )
+    flush_s: float = Field(
+        default=0.2,
+        gt=0,
+        le=60,
+        description="Seconds between writes of that queue. A gateway that is killed loses the "
+        "records of at most so long.",
+    )
+    max_queue_bytes: int = Field(
+        default=256 * MIB,
+        ge=MIB,
+        description="Size of that queue in each gateway while the store is away: some million "
+        "records. Beyond, records are dropped and counted.",
+    )
+    retain_days: int = Field(
+        default=400, ge=1, le=36_500, description="Days after which records are deleted."
+    )
+    currency: str = Field(
+        default="EUR", pattern=r"^[A-Z]{3}$", description="Of all prices and cost budgets."
+    )
+    prices: dict[str, PriceConfig] = Field(
+        default_factory=dict,
+        description="By model name; `*` is for all others. Without a price a model costs nothing.",
+    )
+
+
 class TriremeConfig(_Settings):
     """All of `trireme.yaml`."""
 
@@ -1036,6 +1303,7 @@ class TriremeConfig(_Settings):
     )
     tiers: TiersConfig = Field(default_factory=TiersConfig, description="The effort tiers.")
     gateway: GatewayConfig = Field(default_factory=GatewayConfig, description="The HTTP front.")
+    access: AccessConfig = Field(default_factory=AccessConfig, description="Who may call.")
     router: RouterConfig = Field(
         default_factory=RouterConfig, description="How requests are spread over replicas."
     )
@@ -1047,6 +1315,12 @@ class TriremeConfig(_Settings):
         default_factory=AutoscalingConfig, description="Pools that grow and shrink."
     )
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="The token channel.")
+    quotas: QuotasConfig = Field(
+        default_factory=QuotasConfig, description="How limits of tenants and keys are kept."
+    )
+    usage: UsageConfig = Field(
+        default_factory=UsageConfig, description="The account of who used what."
+    )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
     telemetry: TelemetryConfig = Field(
         default_factory=TelemetryConfig, description="Logs and metrics."
@@ -1087,6 +1361,7 @@ class TriremeConfig(_Settings):
                     )
                 names.setdefault(name, path)
         yield from self._scaling_faults()
+        yield from self._listening_faults()
         for i, model in enumerate(self.models):
             for name in model.tier_aliases():
                 if name in names:
@@ -1095,6 +1370,18 @@ class TriremeConfig(_Settings):
                         f"'{name}' already means models[{i}] at that tier",
                         "choose a name without the tier",
                     )
+
+    def _listening_faults(self) -> Iterator[Fault]:
+        gateway = self.gateway
+        if self.access.mode != "none" or gateway.insecure_listen_without_auth:
+            return
+        if not is_loopback(gateway.host):
+            yield Fault(
+                "gateway.host",
+                f"{gateway.host} can be reached from other machines and callers are not "
+                "authenticated",
+                "write 127.0.0.1, or set access.mode to keys",
+            )
 
     def _scaling_faults(self) -> Iterator[Fault]:
         if not self.autoscaling.enabled:

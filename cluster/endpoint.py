@@ -1,6 +1,7 @@
 """A running cluster's HTTP endpoint, as a client sees it: one streamed chat."""
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -42,10 +43,16 @@ class Piece:
     analysis: bool
 
 
+API_KEY_VARIABLE = "TRIREME_API_KEY"
+"""Environment variable with the key that is sent along, where the endpoint asks for one."""
+
+
 def client(url: str) -> httpx.Client:
     timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     # A proxy from the environment must not stand between a command and its own machine.
-    return httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+    key = os.environ.get(API_KEY_VARIABLE)
+    headers = {"authorization": f"Bearer {key}"} if key else None
+    return httpx.Client(base_url=url, timeout=timeout, trust_env=False, headers=headers)
 
 
 def model_names(url: str) -> list[str]:
@@ -112,16 +119,17 @@ class Chat:
                 yield Piece(said, analysis=False)
 
 
-def curl_line(url: str, model: str) -> str:
-    """A command that streams a short answer, to be pasted into a shell."""
+def curl_line(url: str, model: str, *, keys: bool = False) -> str:
+    """A command that streams a short answer, to be pasted into a shell; ``keys``: it needs one."""
     body = {
         "model": model,
         "stream": True,
         "reasoning_effort": "low",
         "messages": [{"role": "user", "content": "Say hello."}],
     }
+    key = f'-H "authorization: Bearer ${API_KEY_VARIABLE}" ' if keys else ""
     return (
-        f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' "
+        f"curl -N {url}/v1/chat/completions {key}-H 'content-type: application/json' "
         f"-d {shlex.quote(json.dumps(body))}"
     )
 

@@ -133,6 +133,37 @@ class MethodNotAllowed(InvalidRequest):
         return headers
 
 
+class Unauthorized(InvalidRequest):
+    """The request comes without credentials, or with ones that let nobody in.
+
+    One code for all of it, as OpenAI's: whoever guesses keys is told nothing that helps.
+    """
+
+    status = 401
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """As for every error, plus `www-authenticate`, which HTTP asks for."""
+        return {**super().headers(), "www-authenticate": "Bearer"}
+
+
+class Forbidden(InvalidRequest):
+    """Known credentials that do not allow this: a scope, a model or a tier that they have not."""
+
+    status = 403
+    code = "permission_denied"
+
+
+class CallersUnknown(TriremeError):
+    """The gateway has just started and its store is away, so that it knows nobody yet."""
+
+    status = 503
+    code = "callers_unknown"
+
+    def __init__(self) -> None:
+        super().__init__("This gateway cannot tell yet who may call it.", retry_after_s=2.0)
+
+
 class UnsupportedMediaType(InvalidRequest):
     """The body is not `application/json`."""
 
@@ -184,6 +215,20 @@ class HeadersTooLarge(InvalidRequest):
         super().__init__(f"There may be {limit} headers with {limit_bytes} bytes in all.")
 
 
+class AmbiguousHead(InvalidRequest):
+    """Two servers could read the request's head in two ways: a header that stands there twice, a
+    length beside chunks, no version of HTTP."""
+
+    code = "invalid_http_request"
+
+    def __init__(self) -> None:
+        super().__init__("The request's head is not clear: send every header once.")
+
+    def headers(self) -> dict[str, str]:
+        """As for every error; what follows on the connection cannot be trusted either."""
+        return {**super().headers(), "connection": "close"}
+
+
 class ContextTooLong(InvalidRequest):
     """Prompt (and asked-for output) do not fit the model's context.
 
@@ -231,6 +276,33 @@ class Overloaded(TriremeError):
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
+
+
+class RateLimited(TriremeError):
+    """The caller is at a limit of its tenant or key that frees itself within a minute."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class OverLimit(RateLimited):
+    """The prompt alone is longer than the tokens that its caller may use in a minute."""
+
+    may_retry = False
+
+
+class BudgetExhausted(TriremeError):
+    """A day's or a month's budget of the caller is used up.
+
+    OpenAI's type and code for it. The retries that SDKs make by themselves come within seconds, so
+    they are forbidden.
+    """
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    may_retry = False
 
 
 class NoReplica(TriremeError):

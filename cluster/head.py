@@ -17,7 +17,7 @@ import msgspec
 
 from cluster.config import PoolConfig, TriremeConfig
 from cluster.hardware import Hardware
-from cluster.local_ray import LocalRay, connect
+from cluster.local_ray import LocalRay, connect, serve_host
 from cluster.run_state import DeploymentView, FleetView, ReplicaView
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ class Head:
         gateway = self._config.gateway
         serve.start(
             proxy_location="HeadOnly" if self._ray is not None else "EveryNode",
-            http_options={"host": gateway.host, "port": gateway.port},
+            http_options={
+                "host": gateway.host if self._ray is None else serve_host(gateway),
+                "port": gateway.port,
+            },
         )
         application = build_application(
             self._config,

@@ -21,7 +21,7 @@ import httpx
 import msgspec
 
 from cluster.config import TriremeConfig
-from cluster.endpoint import EndpointError, chat, curl_line
+from cluster.endpoint import API_KEY_VARIABLE, EndpointError, chat, curl_line
 from cluster.endpoint import client as http_client
 from cluster.failures import engine_error, start_failure
 from cluster.hardware import Hardware
@@ -208,7 +208,7 @@ class Supervisor:
     def _environ(self) -> dict[str, str]:
         environ = clean_environment(os.environ) | serve_environment(self._config)
         if self._config.ray.address is None:
-            environ |= local_environment(self._run_dir)
+            environ |= local_environment(self._run_dir, self._config.gateway)
         return with_rooms(environ) | {MARKER: self._id}
 
     def _prepare_weights(self, environ: Mapping[str, str]) -> None:
@@ -326,6 +326,9 @@ class Supervisor:
                 with contextlib.suppress(httpx.HTTPError):
                     if http.get("/ready").status_code == 200:
                         break
+        if self._config.access.mode == "keys" and not os.environ.get(API_KEY_VARIABLE):
+            self._progress.news(f"not asked for: there is no API key in {API_KEY_VARIABLE}")
+            return
         talk = chat(
             self._url,
             self._config.models[0].name,
@@ -349,7 +352,10 @@ class Supervisor:
         ops = sorted(replica.ops_url for replica in self._view.replicas) if self._view else []
         say()
         say(f"endpoint  {self._url}/v1")
-        say(f"try       {curl_line(self._url, name)}")
+        keys = self._config.access.mode == "keys"
+        if keys:
+            say("keys      ./trireme tenants create NAME, then ./trireme keys create NAME")
+        say(f"try       {curl_line(self._url, name, keys=keys)}")
         say("chat      ./trireme chat")
         say(f"metrics   {self._url}/metrics (one gateway), and of each process:")
         for url in ops[:8]:

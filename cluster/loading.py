@@ -24,11 +24,12 @@ PREFIX = "TRIREME_"
 RESERVED = frozenset(
     {
         *("TRIREME_HOME", "TRIREME_CLUSTER", "TRIREME_CONFIG"),
-        *("TRIREME_OPS_ADDRESS", "TRIREME_CHANNEL_SECRET", "TRIREME_DATABASE_URL"),
+        *("TRIREME_OPS_ADDRESS", "TRIREME_CHANNEL_SECRET", "TRIREME_API_KEY"),
+        *("TRIREME_DATABASE_URL", "TRIREME_ACCESS_SECRET", "TRIREME_ADMIN_TOKENS"),
     }
 )
 """Variables with the prefix that are no settings: where state lives, which cluster, which file; and
-what the Helm chart tells its pods."""
+secrets and what else the Helm chart tells its pods."""
 
 # Kubernetes puts TRIREME_PORT=tcp://…, TRIREME_SERVICE_HOST and the like into every pod beside a
 # Service named trireme.
@@ -38,6 +39,7 @@ _SERVICE_LINK = re.compile(
 _SERVICE_ADDRESS = re.compile(r"^(tcp|udp|sctp)://")
 
 _SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
+_PASSWORD = re.compile(r"^([^/]+://[^/@]*?:).*(@)")
 _REDACTED = "(redacted)"
 
 # Each round takes out what was reported and looks again: values, then the rules of a pool, of a
@@ -76,11 +78,14 @@ def load_as(settings: type[Settings], path: Path) -> Settings:
 
 
 def dump(config: TriremeConfig) -> str:
-    """The configuration in force as YAML that `load` reads back; secrets in `env` are redacted."""
+    """The configuration in force as YAML that `load` reads back; secrets in `env` and a password in
+    `access.store_url` are redacted."""
     tree = config.model_dump(mode="json")
     for model in tree["models"]:
         for pool in model["pools"]:
             pool["env"] = {k: _REDACTED if _SECRET.search(k) else v for k, v in pool["env"].items()}
+    url = config.access.store_url
+    tree["access"]["store_url"] = url and _PASSWORD.sub(rf"\1{_REDACTED}\2", url)
     # ASCII only: written as they are, some characters (U+0085) would read back as line breaks.
     text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=False)
     return text

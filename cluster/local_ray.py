@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.config import TriremeConfig
+from cluster.config import GatewayConfig, TriremeConfig, is_loopback
 from cluster.hardware import Hardware
 
 LOOPBACK = "127.0.0.1"
@@ -26,12 +26,22 @@ FREE_PORTS = range(20_000, 32_700)
 
 _MAX_CONNECTIONS = 20_000
 
-# HAProxy opens its two pages for operators on every interface, and Ray has no setting for that.
+HEAD_S = 30
+"""The time in which the head of a request must arrive; without it, Ray gives it as long as a stream
+may last."""
+
+# HAProxy opens its two pages for operators on every interface, and waits for a request's head as
+# long as for anything else. Ray has no setting for either. And where HAProxy listens, there listen
+# Serve's proxy and the gateways behind it too: so they are told loopback, and HAProxy its own.
 _HAPROXY_WRAPPER = """#!/bin/sh
-# Starts HAProxy with its statistics and metrics ports bound to loopback.
+# Starts HAProxy with its statistics and metrics ports bound to loopback, its public port bound to
+# where it belongs, and with a limit of the time that a request's head may take.
 for each; do
   case $each in
-    *.cfg) sed -i -E 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' "$each" ;;
+    *.cfg) sed -i -E -e 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' \\
+      -e 's/^( *bind )127[.]0[.]0[.]1:{port}$/\\1{host}:{port}/' \\
+      -e '/^    timeout http-request /d' \\
+      -e '/^defaults$/a \\    timeout http-request {head_s}s' "$each" ;;
   esac
 done
 exec '{binary}' "$@"
@@ -66,8 +76,15 @@ def serve_environment(config: TriremeConfig) -> dict[str, str]:
     }
 
 
-def local_environment(run_dir: Path) -> dict[str, str]:
-    """Further settings for a Ray of our own: apart from every other Ray on the machine."""
+def serve_host(gateway: GatewayConfig) -> str:
+    """Where Serve listens on this machine: on loopback, if HAProxy takes the public port for it."""
+    behind = gateway.haproxy and _haproxy() is not None
+    return LOOPBACK if behind and not is_loopback(gateway.host) else gateway.host
+
+
+def local_environment(run_dir: Path, gateway: GatewayConfig | None = None) -> dict[str, str]:
+    """Further settings for a Ray of our own: apart from every other Ray on the machine. ``gateway``
+    says where it can be reached from elsewhere."""
     token = run_dir / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -92,10 +109,25 @@ def local_environment(run_dir: Path) -> dict[str, str]:
     binary = _haproxy()
     if binary is not None:
         wrapper = run_dir / "haproxy"
-        wrapper.write_text(_HAPROXY_WRAPPER.format(ports=f"{metrics}|{stats}", binary=binary))
+        wrapper.write_text(
+            _HAPROXY_WRAPPER.format(
+                ports=f"{metrics}|{stats}",
+                port="0" if gateway is None else gateway.port,
+                host=LOOPBACK if gateway is None else _bound(gateway.host),
+                head_s=HEAD_S,
+                binary=binary,
+            )
+        )
         wrapper.chmod(0o700)
         environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(wrapper)
     return environment
+
+
+def _bound(host: str) -> str:
+    """``host`` as HAProxy writes it, and safe in a pattern of sed."""
+    if host in ("0.0.0.0", "::"):
+        return "*"
+    return f"[{host}]" if ":" in host else host
 
 
 def _haproxy() -> str | None:

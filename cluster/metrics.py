@@ -12,6 +12,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cluster.config import TIERS
+from cluster.quotas.work import KINDS
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -34,6 +35,10 @@ DECISION_BUCKETS_S = (
 CONFIGURED = ("model", "pool")
 """Labels whose values are names of the configuration."""
 
+NAMED_TENANTS = 20
+OTHER_TENANTS = "other"
+"""How many tenants are told apart at a time, the busiest; and the `tenant` of all others."""
+
 UNKNOWN_MODEL = "unknown"
 """The ``model`` of requests that were refused before their model was known."""
 
@@ -48,6 +53,8 @@ class Metric:
     """One row. ``name`` carries the unit; a counter's ``_total`` is added on exposition.
 
     ``values`` are all that a label can be, for each label that is neither a tier nor CONFIGURED.
+    A label of ``named`` can have so many other values at a time besides; those are made with their
+    first event.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Metric:
     help: str
     buckets: tuple[float, ...] = ()
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    named: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def closed(self, label: str) -> tuple[str, ...]:
         """The values of a label that is not CONFIGURED. Raises ``KeyError`` if none are told."""
@@ -98,8 +106,44 @@ CHANNEL_METRICS: tuple[Metric, ...] = (
 )
 """In every process that has token channels."""
 
+ACCESS_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "trireme_access_refusals",
+        "counter",
+        "requests",
+        ("reason",),
+        "Requests that were not let in: missing, invalid, expired and revoked credentials; a "
+        "token of an unknown_tenant; a scope, model or tier that the caller has not; unavailable "
+        "(nobody is known yet).",
+        values={
+            "reason": (
+                *("missing", "invalid", "expired", "revoked", "unknown_tenant"),
+                *("scope", "model", "tier", "unavailable"),
+            )
+        },
+    ),
+    Metric(
+        "trireme_store_away_seconds",
+        "gauge",
+        "seconds",
+        (),
+        "For how long the store of tenants and keys has not answered this gateway, which goes on "
+        "with what it knows; 0 while it answers.",
+    ),
+    Metric(
+        "trireme_key_expiry_seconds",
+        "gauge",
+        "seconds",
+        (),
+        "Until the first of the API keys that are good expires; +Inf if none ever does. Keys that "
+        "were rotated or revoked do not count.",
+    ),
+)
+"""Who may call."""
+
 GATEWAY_METRICS: tuple[Metric, ...] = (
     *CHANNEL_METRICS,
+    *ACCESS_METRICS,
     Metric(
         "trireme_requests",
         "counter",
@@ -334,6 +378,97 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         values={"asked": TIERS},
     ),
     Metric(
+        "trireme_quota_refusals",
+        "counter",
+        "requests",
+        ("tier", "kind"),
+        "Requests refused because a limit of their tenant or key was used up, by its kind.",
+        values={"kind": KINDS},
+    ),
+    Metric(
+        "trireme_quota_demotions",
+        "counter",
+        "requests",
+        ("tier",),
+        "Requests served after others of their tier, as a limit of their caller is nearly used up.",
+    ),
+    Metric(
+        "trireme_quota_shared",
+        "gauge",
+        "boolean",
+        (),
+        "1 while this gateway counts quotas together with the others in Redis; 0 while it keeps to "
+        "its share, as Redis is away, or counts alone.",
+    ),
+    Metric(
+        "trireme_quota_gateways",
+        "gauge",
+        "gateways",
+        (),
+        "Gateways that share the quotas, as last known.",
+    ),
+    Metric(
+        "trireme_tenant_requests",
+        "counter",
+        "requests",
+        ("tenant", "outcome"),
+        "Requests of the tenant that were admitted, by how they ended.",
+        values={
+            "tenant": (OTHER_TENANTS,),
+            "outcome": ("ok", "refused", "invalid", "failed", "cancelled"),
+        },
+        named={"tenant": NAMED_TENANTS},
+    ),
+    Metric(
+        "trireme_tenant_tokens",
+        "counter",
+        "tokens",
+        ("tenant", "tier", "kind"),
+        "Tokens of the tenant's requests, as booked to it: prompt, cached (a part of the prompt), "
+        "analysis, final.",
+        values={
+            "tenant": (OTHER_TENANTS,),
+            "kind": ("prompt", "cached", "analysis", "final"),
+        },
+        named={"tenant": NAMED_TENANTS},
+    ),
+    Metric(
+        "trireme_tenant_cost",
+        "counter",
+        "currency",
+        ("tenant",),
+        "Cost of the tenant's requests by usage.prices, in usage.currency.",
+        values={"tenant": (OTHER_TENANTS,)},
+        named={"tenant": NAMED_TENANTS},
+    ),
+    Metric(
+        "trireme_tenant_quota_used_ratio",
+        "gauge",
+        "ratio",
+        ("tenant",),
+        "Of the limit of which the tenant has used most, the share in use at its last admission; 0 "
+        "after a minute or two without one. Of all others together, the highest.",
+        values={"tenant": (OTHER_TENANTS,)},
+        named={"tenant": NAMED_TENANTS},
+    ),
+    Metric(
+        "trireme_usage_records",
+        "counter",
+        "requests",
+        ("state",),
+        "Usage records: queued (a request is done), written (to the store; also those of a gateway "
+        "that died here), dropped (the queue was full or its disk failed), invalid (the store does "
+        "not take it), torn (a file ended within one: a crash).",
+        values={"state": ("queued", "written", "dropped", "invalid", "torn")},
+    ),
+    Metric(
+        "trireme_usage_queue_bytes",
+        "gauge",
+        "bytes",
+        (),
+        "Usage records on this gateway's disk that are not in the store yet.",
+    ),
+    Metric(
         "trireme_queue_drain_seconds",
         "gauge",
         "seconds",
@@ -507,7 +642,7 @@ class Metrics:
         """Export every counter and histogram from zero on: what appears with its first event hides
         that event from ``rate()``. ``pools`` are (model, pool)."""
         for row in self._table:
-            if row.kind != "gauge" and row.labels:
+            if row.labels and (row.kind != "gauge" or row.named):
                 for values in row.label_sets(models, pools):
                     self._made[row.name].labels(*values)
 

@@ -62,7 +62,7 @@ PAGE_POLICY = (
 """A page has its own style and script in it, and asks nobody but its listener."""
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """Leaves the process's signals alone: they belong to Ray."""
 
     @contextlib.contextmanager
@@ -90,7 +90,7 @@ class OpsListener:
         self._page = page
         self._registry = registry
         self._pages = {"/status": status, **more}
-        self._server: _Server | None = None
+        self._server: QuietServer | None = None
         self._task: asyncio.Task[None] | None = None
         self.url = ""
 
@@ -110,7 +110,7 @@ class OpsListener:
             access_log=False,
             log_config=None,
         )
-        self._server = _Server(config)
+        self._server = QuietServer(config)
         self._task = asyncio.create_task(self._server.serve([listening]))
         while not self._server.started:
             if self._task.done():

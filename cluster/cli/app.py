@@ -14,16 +14,20 @@ from cluster.cli import (
     down,
     explain,
     k8s,
+    keys,
     metrics,
     observe,
     plan,
+    sbom,
     schema,
     show,
     simulate,
     status,
+    tenants,
     test,
     top,
     up,
+    usage,
     version,
 )
 from cluster.cli.console import Fault, tell
@@ -69,6 +73,16 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(test.test)
+usage_app = typer.Typer(
+    name="usage",
+    help=usage.__doc__,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+# More are to come, so that `report` must be said.
+usage_app.callback()(lambda: None)
+usage_app.command("report")(usage.report)
+app.add_typer(usage_app)
 app.command("simulate")(simulate.simulate)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
@@ -90,6 +104,30 @@ k8s_app = typer.Typer(
 k8s_app.command("check")(k8s.check)
 k8s_app.command("leave")(k8s.leave)
 app.add_typer(k8s_app)
+keys_app = typer.Typer(
+    name="keys",
+    help=keys.__doc__,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+keys_app.command("create")(keys.create)
+keys_app.command("list")(keys.list_)
+keys_app.command("rotate")(keys.rotate)
+keys_app.command("revoke")(keys.revoke)
+keys_app.command("audit")(keys.audit)
+app.add_typer(keys_app)
+tenants_app = typer.Typer(
+    name="tenants",
+    help=tenants.__doc__,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+tenants_app.command("create")(tenants.create)
+tenants_app.command("list")(tenants.list_)
+tenants_app.command("set")(tenants.set_)
+tenants_app.command("delete")(tenants.delete)
+app.add_typer(tenants_app)
+app.command("sbom")(sbom.sbom)
 app.command("version")(version.version)
 
 

@@ -43,6 +43,10 @@ def status(
         raise typer.Exit(1)
 
 
+SHOWN_OF_GATEWAY = ("gateway", "ready", "generations", "access", "ops_url")
+"""What is told of each gateway by itself; the rest is summed over them."""
+
+
 def collected(state: "RunState", view: "FleetView | None") -> dict[str, Any]:
     """Everything that ``status`` tells: the state file, Serve's view, each process's own word."""
     urls = [] if view is None else [each.ops_url for each in view.replicas]
@@ -86,10 +90,7 @@ def collected_from(
         ],
         "replicas": sorted(replicas, key=lambda r: (r.get("pool", ""), r["replica"])),
         "tiers": tiers(gateways),
-        "gateways": [
-            {key: each.get(key) for key in ("gateway", "ready", "generations", "ops_url")}
-            for each in gateways
-        ],
+        "gateways": [{key: each.get(key) for key in SHOWN_OF_GATEWAY} for each in gateways],
     }
 
 
@@ -184,3 +185,24 @@ def show(shown: dict[str, Any], console: "Console") -> None:
             each["ops_url"],
         )
     console.print(gateways, highlight=False)
+    for each in shown["gateways"]:
+        for line in access_faults(each.get("access")):
+            say(f"{each['gateway']}: {line}")
+
+
+def access_faults(access: dict[str, Any] | None) -> list[str]:
+    """What hinders a gateway in knowing who may call."""
+    found: list[str] = []
+    if access is None:
+        return found
+    if access["store"] == "away":
+        knows = "goes on with what it knows" if access["known"] else "knows nobody"
+        found.append(
+            f"the store has not answered for {access['away_s']:.0f} s, and the gateway {knows}: "
+            f"{access['error']}"
+        )
+    if not access["secret_fits"]:
+        found.append("the access secret is not the one that keys were made with: none is good")
+    if access["identity_provider"] and access["identity_provider"]["error"]:
+        found.append("the identity provider's keys cannot be fetched")
+    return found

@@ -48,7 +48,8 @@ def _lines(table: tuple[Metric, ...]) -> Iterator[str]:
 def _label(row: Metric, label: str) -> str:
     if label in (*CONFIGURED, "tier"):
         return f"`{label}`"
-    return f"`{label}`: {', '.join(row.closed(label))}"
+    closed = f"`{label}`: {', '.join(row.closed(label))}"
+    return f"{closed} and up to {row.named[label]} names" if label in row.named else closed
 
 
 def _buckets(row: Metric) -> str:

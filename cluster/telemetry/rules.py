@@ -79,6 +79,7 @@ def alerts() -> Iterator[Alert]:
     yield from _engines()
     yield from _router()
     yield from _autoscaling()
+    yield from _tenants()
     yield Alert(
         "TriremeProcessDown",
         'up{job="trireme"} == 0',
@@ -275,6 +276,40 @@ def _autoscaling() -> Iterator[Alert]:
         "5m",
         "ticket",
         "The autoscaler does not hear all gateways of {{ $labels.model }}; nothing shrinks.",
+    )
+
+
+def _tenants() -> Iterator[Alert]:
+    yield Alert(
+        "TriremeStoreAway",
+        "max by (instance) (trireme_store_away_seconds) > 60",
+        "1m",
+        "ticket",
+        "{{ $labels.instance }} has not reached the store of tenants and keys for "
+        "{{ $value | humanizeDuration }}.",
+    )
+    yield Alert(
+        "TriremeQuotasAlone",
+        # A single gateway needs nobody to count with.
+        "min(trireme_quota_shared) == 0 and max(trireme_quota_gateways) > 1",
+        "2m",
+        "ticket",
+        "Redis is away: gateways hold tenants to their shares of the quotas.",
+    )
+    yield Alert(
+        "TriremeUsageLost",
+        'sum by (state) (increase(trireme_usage_records_total{state=~"dropped|invalid|torn"}[15m]))'
+        " > 0",
+        "0m",
+        "ticket",
+        "{{ $value | humanize }} usage records were {{ $labels.state }} within 15 minutes.",
+    )
+    yield Alert(
+        "TriremeKeyExpires",
+        "min(trireme_key_expiry_seconds) < 7 * 86400",
+        "10m",
+        "ticket",
+        "An API key expires in {{ $value | humanizeDuration }}.",
     )
 
 

@@ -65,6 +65,7 @@ __all__ = [
     "make_front_end",
     "parse_args",
     "prefill_stats",
+    "prompt_name",
 ]
 
 
@@ -299,6 +300,12 @@ class EngineCore:
 _encoder = MsgpackEncoder()
 _requests = MsgpackDecoder(EngineCoreRequest)
 _outputs = MsgpackDecoder(EngineCoreOutput)
+
+
+def prompt_name(request: EngineCoreRequest) -> str:
+    """The same for the requests that ``n`` makes of one prompt, and for no others."""
+    name: str = request.external_req_id or request.request_id
+    return name
 
 
 def encode_request(request: EngineCoreRequest) -> bytes:

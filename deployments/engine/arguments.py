@@ -16,6 +16,9 @@ RESUME_ARGS: dict[str, Any] = {
 """What lets an engine go on with an answer that another began (``deployments.compat.vllm_resume``).
 One half without the other would not do: a pool that sets either of them gets neither."""
 
+SAFE_LOADING: dict[str, Any] = {"load_format": "safetensors"}
+"""vLLM's own choice would fall back to formats that can hold code."""
+
 CPU_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 """Several engines share the cores of one machine: vLLM would pin each of them to the same ones, and
 spinning OpenMP threads of two TP ranks make a token take a hundred times longer."""
@@ -33,12 +36,13 @@ def engine_args(model: ModelConfig, pool: PoolConfig) -> dict[str, Any]:
         "gpu_memory_utilization": pool.gpu_memory_utilization,
         "scheduling_policy": "priority",
         "distributed_executor_backend": "mp",
+        "trust_remote_code": False,
     }
     if model.revision is not None:
         owned["revision"] = model.revision
     tiny = TINY_ENGINE_ARGS if model.source == TINY_SOURCE else {}
     resume = {} if RESUME_ARGS.keys() & pool.engine_args.keys() else RESUME_ARGS
-    return {**tiny, **resume, **pool.engine_args, **owned}
+    return {**SAFE_LOADING, **tiny, **resume, **pool.engine_args, **owned}
 
 
 def front_end_args(model: ModelConfig, gateway: GatewayConfig) -> dict[str, Any]:
@@ -55,6 +59,7 @@ def front_end_args(model: ModelConfig, gateway: GatewayConfig) -> dict[str, Any]
         "scheduling_policy": "priority",
         "stream_interval": gateway.stream_interval,
         "enforce_eager": True,
+        "trust_remote_code": False,
         "enable_prompt_tokens_details": True,
     }
     if model.revision is not None:

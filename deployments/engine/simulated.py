@@ -85,10 +85,10 @@ def step_times(config: SimulatedEngineConfig, tensor_parallel_size: int) -> Step
     return steps
 
 
-def block_hashes(prompt_token_ids: list[int]) -> PromptText:
-    """The prompt's whole KV blocks, each known by its tokens and all before them."""
+def block_hashes(prompt_token_ids: list[int], salt: str = "") -> PromptText:
+    """The prompt's whole KV blocks, each known by its tokens and all before them, and the salt."""
     parts: list[tuple[int, int]] = []
-    before = 0
+    before = hash(salt) if salt else 0
     for start in range(0, len(prompt_token_ids) - KV_BLOCK_TOKENS + 1, KV_BLOCK_TOKENS):
         before = hash((before, *prompt_token_ids[start : start + KV_BLOCK_TOKENS]))
         parts.append((before, 1))
@@ -176,7 +176,7 @@ class SimulatedEngine:
             raise RequestRefused("the answer is complete", retryable=False)
         now = self._now()
         # To the scheduler, what another replica wrote is more prompt.
-        text = block_hashes([*prompt, *submit.emitted])
+        text = block_hashes([*prompt, *submit.emitted], submit.cache_salt)
         work = Work(request_id, len(prompt) + earlier, left, submit.priority, now, text)
         try:
             self._model.submit(work, now)

@@ -1,11 +1,13 @@
 """What the gateway knows of one HTTP request, from the door down to the fleet and back."""
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.config import Tier
 from cluster.errors import TriremeError
+from cluster.tenants.caller import Caller
 from deployments.router.decisions import Decision
 
 
@@ -36,6 +38,14 @@ class RequestContext:
     did not ask for one. ``traceparent`` is what the client sent, and ``trace`` the
     request's span if it is traced. ``figures`` come with its first placement.
 
+    ``caller`` is who sends it, None where callers are not told apart. ``cache_salt`` keeps its
+    entries in the prefix caches apart from those of other groups of callers; empty: they are shared
+    by all.
+
+    ``meter`` is what it has used so far (see ``metering``), ``rate_limits`` the headers that tell
+    what is left of its caller's limits. ``behind``: a limit is nearly used up, so it is served
+    after others of its tier.
+
     ``received_s`` is on the event loop's monotonic clock. ``settled`` turns true when the first
     token has come or the request has failed: until then the door holds the response head back, so
     that an error still gets its status and the head can name the replica.
@@ -55,6 +65,11 @@ class RequestContext:
     traceparent: str = ""
     trace: Any = None
     figures: "Figures | None" = None
+    caller: Caller | None = None
+    cache_salt: str = ""
+    meter: Any = None
+    rate_limits: Mapping[str, str] = field(default_factory=dict)
+    behind: bool = False
     replica_id: str | None = None
     decision: Decision | None = None
     settled: bool = False

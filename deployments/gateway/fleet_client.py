@@ -37,6 +37,7 @@ from deployments.engine.channel.frames import (
 )
 from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.metering import Metering
 from deployments.gateway.quarantine import Quarantine, fingerprint
 from deployments.gateway.streams import FrontEnd, Stream
 from deployments.router import (
@@ -112,6 +113,7 @@ class FleetClient:
         self.settings = settings
         self.metrics = metrics
         self.quarantine = Quarantine(failover.quarantine_s)
+        self.metering: Metering | None = None
         self._watch = Watch(watch_limits(failover))
         self._drains = Drains(failover.drain_finish_s)
         self._probes: dict[str, int] = {}
@@ -154,6 +156,8 @@ class FleetClient:
                 self.metrics.observe_fleet(self.router)
                 self.metrics.observe_recovery(self.router)
                 self.metrics.observe_news(self._news_ages_s())
+                if self.metering is not None:
+                    self.metering.observe(self.router.fleet)
             except Exception:
                 # The ticker must outlive any one bad round; streams go on without it.
                 log.exception("a round of the fleet's ticker failed")
@@ -207,8 +211,10 @@ class FleetClient:
             tier,
             len(prompt_token_ids),
             sampling.max_tokens,
+            tenant="" if context.caller is None else context.caller.tenant,
             tools=context.tools,
-            blocks=block_hashes(prompt_token_ids),
+            behind=context.behind,
+            blocks=block_hashes(prompt_token_ids, context.cache_salt),
         )
         stream = Stream(
             request,
@@ -268,7 +274,7 @@ class FleetClient:
         self.metrics.placed(stream, placed)
         number = next(self._numbers) if stream.placements else stream.number
         stream.flight, stream.link = flight, link
-        priority = self.router.priority(request.tier, request.model)
+        priority = self.router.priority(request.tier, request.model, behind=request.behind)
         self._by_number[number] = stream
         link.submit(stream.submission(number, priority, on_trial=flight.on_trial))
 
@@ -279,6 +285,8 @@ class FleetClient:
         self._by_number.pop(number, None)
         if abort and stream.link is not None:
             stream.link.abort([number])
+        if self.metering is not None:
+            self.metering.left(stream)
         stream.link = stream.flight = None
         return number
 
@@ -343,6 +351,8 @@ class FleetClient:
                     self._begun(stream, output, now)
                 elif flight.emitted > flight.predicted:
                     self.router.on_outgrown(flight)
+                    if self.metering is not None:
+                        self.metering.outgrown(stream)
                 if flight.request.deaths and flight.emitted >= ACQUITTED_TOKENS:
                     self.router.on_acquitted(flight)
                 stream.note(tokens, now)
@@ -369,6 +379,8 @@ class FleetClient:
         """The first tokens of an attempt have come."""
         assert stream.flight is not None
         self.router.on_first_token(stream.flight)
+        if self.metering is not None:
+            self.metering.begun(stream, output.cached_tokens)
         if stream.emitted:
             exact = stream.flight.replica_id not in self._inexact
             self.metrics.resumed(stream, now, exact=exact)
@@ -500,6 +512,8 @@ class FleetClient:
         self._by_number.pop(stream.number, None)
         self.router.on_finished(request_id, self._now(), complete=complete)
         self.metrics.ended(stream)
+        if self.metering is not None:
+            self.metering.ended(stream)
 
     def _fail(self, stream: Stream, error: TriremeError) -> None:
         if stream.request.request_id in self._streams:

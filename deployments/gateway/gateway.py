@@ -1,6 +1,7 @@
 """A gateway process, apart from Ray Serve: front-ends over one fleet client behind one door."""
 
 import asyncio
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +17,9 @@ from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
 from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.simulated import step_times
+from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
+from deployments.gateway.accounting import make_accounting
 from deployments.gateway.context import RequestContext
 from deployments.gateway.contract import Door, Limits
 from deployments.gateway.fleet_client import FleetClient, Member
@@ -108,6 +111,18 @@ class Gateway:
             self.metrics,
             config.failover,
         )
+        # Without keys none can expire; and a gauge that nobody sets would say that one has.
+        self.metrics.metrics.gauge("trireme_key_expiry_seconds").set(math.inf)
+        self.access: AccessControl | None = None
+        if config.access.mode == "keys":
+            self.access = AccessControl(
+                config.access, self.metrics.metrics, self.fleet.router.weigh
+            )
+        self.accounting = make_accounting(
+            config, gateway_id, self.metrics.metrics, self.fleet.router.predictor
+        )
+        if self.accounting is not None:
+            self.fleet.metering = self.accounting.metering
         self.ops = OpsListener(
             self.metrics.metrics.registry,
             self.status,
@@ -151,11 +166,17 @@ class Gateway:
             clock=asyncio.get_running_loop().time,
             tier_to_serve=self._tier_to_serve,
             on_done=self._done,
+            access=None if self.access is None else self.access.identity,
+            **self._metering_hooks(),
         )
         self.app = KeepAlive(
             door, every_s=config.gateway.keep_alive_s, unread_s=config.gateway.unread_s
         )
+        if self.accounting is not None:
+            await self.accounting.start()
         self.fleet.start()
+        if self.access is not None:
+            await self.access.start()
         self.loop_lag.start()
         await self.ops.start(config.telemetry.host)
 
@@ -179,8 +200,9 @@ class Gateway:
         self.fleet.update_members(members)
 
     def ready(self) -> bool:
-        """Whether every model has at least one healthy replica."""
-        return all(self.fleet.ready_for(model.name) for model in self._config.models)
+        """Whether every model has at least one healthy replica, and it is known who may call."""
+        known = self.access is None or self.access.ready
+        return known and all(self.fleet.ready_for(model.name) for model in self._config.models)
 
     def _tier_to_serve(self, model: str, tier: Tier) -> Tier:
         now = asyncio.get_running_loop().time()
@@ -190,8 +212,19 @@ class Gateway:
         outcome = _outcome(status)
         self.metrics.request_done(context, outcome)
         log_request(context, status, outcome, asyncio.get_running_loop().time())
+        if self.fleet.metering is not None:
+            self.fleet.metering.done(context, outcome, asyncio.get_running_loop().time())
         if self.metrics.traces is not None:
             self.metrics.traces.done(context, status, outcome)
+
+    def _metering_hooks(self) -> dict[str, Any]:
+        """The door's part of quotas and usage."""
+        if self.accounting is None:
+            return {}
+        return {
+            "check_limits": self.accounting.metering.check,
+            "usage": None if self.accounting.api is None else self.accounting.api.answer,
+        }
 
     def status(self) -> dict[str, Any]:
         """What ``trireme status`` shows of this gateway."""
@@ -231,6 +264,7 @@ class Gateway:
                 for replica in router.fleet
             ],
             "objectives": self.metrics.objectives(),
+            "access": None if self.access is None else self.access.status(),
             "ops_url": self.ops.url,
         }
 
@@ -253,6 +287,10 @@ class Gateway:
         await self.loop_lag.stop()
         await self.ops.stop()
         await self.fleet.stop()
+        if self.accounting is not None:
+            await self.accounting.stop()
+        if self.access is not None:
+            await self.access.stop()
         if self.metrics.traces is not None:
             await asyncio.to_thread(self.metrics.traces.stop)
 

@@ -132,7 +132,8 @@ def _ends(message: Message) -> bool:
 
 def _at_border(message: Message) -> bool:
     """Whether a comment may follow it: it is the head, or an event's end."""
-    return message["type"] == "http.response.start" or message.get("body", b"").endswith(BORDER)
+    body: bytes = message.get("body", b"")
+    return message["type"] == "http.response.start" or body.endswith(BORDER)
 
 
 def _opens_event_stream(message: Message) -> bool:

@@ -57,6 +57,7 @@ class ModelCore:
             # A copy: vLLM shares the parameters of the requests that ``n`` makes of one.
             params = request.sampling_params = copy.copy(params)
             params.seed = secrets.randbits(SEED_BITS)
+        request.cache_salt = context.cache_salt or None
         try:
             encoded = compat.encode_request(request)
         except ValueError as error:
@@ -71,14 +72,33 @@ class ModelCore:
             ignore_eos=params.ignore_eos,
             stop_token_ids=tuple(params.stop_token_ids or ()),
         )
-        self._fleet.submit(
-            request.request_id, request.prompt_token_ids, sampling, encoded, context, self, variant
-        )
+        tokens = request.prompt_token_ids
+        go = partial(
+            self._fleet.submit,
+            request.request_id, tokens, sampling, encoded, context, self, variant,
+        )  # fmt: skip
+        if self._fleet.metering is None:
+            go()
+            return
+
+        def admitted(refusal: TriremeError | None) -> None:
+            if refusal is None:
+                go()
+            else:
+                context.fail(refusal)
+                self._fail(request.request_id, refusal)
+
+        self._fleet.metering.admit(
+            context, request.request_id, compat.prompt_name(request), len(tokens),
+            sampling.max_tokens, admitted,
+        )  # fmt: skip
 
     async def get_output_async(self) -> compat.EngineCoreOutputs:
         return await self._outputs.get()
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
+        if self._fleet.metering is not None:
+            self._fleet.metering.abort(request_ids)
         self._fleet.abort(request_ids)
 
     async def get_supported_tasks_async(self) -> tuple[str, ...]:
@@ -121,6 +141,8 @@ class ModelCore:
         return made
 
     def fail(self, stream: Stream, error: TriremeError) -> None:
+        if self._fleet.metering is not None:
+            self._fleet.metering.dropped(stream.context, stream.request.request_id)
         stream.context.fail(error)
         self._fail(stream.request.request_id, error)
 

@@ -113,6 +113,7 @@ class Stream:
             self.emitted,
             on_trial,
             self.traceparent,
+            self.context.cache_salt,
         )
 
     def note(self, tokens: list[int], now: float) -> None:

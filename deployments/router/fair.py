@@ -62,6 +62,7 @@ class Charge:
     visit: int
     work: float
     prompt_tokens: int
+    weight: float
 
 
 def work(prompt_tokens: int, output_tokens: float) -> float:
@@ -219,8 +220,8 @@ class FairQueue:
         """Charge the tenant for a request that is dispatched."""
         account = self._account(waiting.request.tenant)
         charged = work(prompt_tokens, predicted_tokens)
-        self._book(account, charged)
-        return Charge(account, account.visit, charged, prompt_tokens)
+        self._book(account, charged / account.weight)
+        return Charge(account, account.visit, charged, prompt_tokens, account.weight)
 
     def settle(self, charge: Charge, real_work: float) -> None:
         """Replace what was charged by the ``real_work``.
@@ -230,21 +231,28 @@ class FairQueue:
         refund cannot turn idle time into credit.
         """
         account = charge.account
-        change = (real_work - charge.work) / account.weight
+        # At the weight of the charge, so that a refund is never more than what was charged.
+        change = (real_work - charge.work) / charge.weight
         if charge.visit != account.visit:
             before = max(0.0, account.standing)
             account.standing += change
             change = max(0.0, account.standing) - before
-        self._book(account, change * account.weight)
+        self._book(account, change)
 
-    def _book(self, account: Account, amount: float) -> None:
+    def _book(self, account: Account, change: float) -> None:
         if account.queue:
             self._leave(account)
-        account.counter += amount / account.weight
+        account.counter += change
         if account.queue:
             insort(self._line, (account.place, account))
 
     # -------------------------------------------------------------- tenants come and go
+
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """New weights for what is dispatched from now on; counters stay as they are."""
+        self._weights = weights
+        for account in self._accounts.values():
+            account.weight = weights.get(account.tenant, 1.0)
 
     def _account(self, tenant: str) -> Account:
         account = self._accounts.get(tenant)

@@ -40,6 +40,7 @@ class Request:
     ``attempts`` counts placements without a new token, ``deaths`` the engines that died with it
     since it last made progress, and ``lost_s`` is when it lost its replica, None unless it waits
     since for a new token. ``alone``: it must not meet another suspect (see ``recovery``).
+    ``behind``: it is served after others of its tier.
     """
 
     request_id: str
@@ -57,6 +58,7 @@ class Request:
     deaths: int = 0
     alone: bool = False
     lost_s: float | None = None
+    behind: bool = False
 
 
 @dataclass(slots=True, eq=False)

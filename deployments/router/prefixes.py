@@ -11,13 +11,14 @@ MAX_BLOCKS_PER_REPLICA = 65_536
 """Of 64 tokens each: 4.2 million tokens, what an H200 pair has room for."""
 
 
-def block_hashes(prompt_token_ids: Sequence[int]) -> tuple[int, ...]:
+def block_hashes(prompt_token_ids: Sequence[int], salt: str = "") -> tuple[int, ...]:
     """A chained hash for each whole block of the prompt, so equal hashes mean equal prefixes.
 
-    The last token is left out: an engine computes at least that one itself.
+    The last token is left out: an engine computes at least that one itself. Engines share nothing
+    between requests of different salts, so neither do these.
     """
     hashes: list[int] = []
-    before = 0
+    before = hash(salt) if salt else 0
     for end in range(BLOCK_TOKENS, len(prompt_token_ids), BLOCK_TOKENS):
         before = hash((before, *prompt_token_ids[end - BLOCK_TOKENS : end]))
         hashes.append(before)

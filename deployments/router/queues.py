@@ -80,6 +80,11 @@ class TierQueues:
         """Work that the tenant was given, over its weight; meaningful against another tenant's."""
         return self._queues[tier].counter(tenant)
 
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """New shares of the tenants (> 0), 1 where none is given."""
+        for queue in self._queues.values():
+            queue.weigh(weights)
+
     def is_full(self, tier: Tier) -> bool:
         return self.length(tier) >= self.limits[tier].max_queued
 
@@ -95,10 +100,15 @@ class TierQueues:
     # -------------------------------------------------------------- what waits
 
     def push(self, request: Request, predicted_tokens: float, now: float) -> None:
-        """Queue a new request behind its tenant's others."""
+        """Queue a new request behind its tenant's others; one that stands behind goes to those
+        that come after all tenants' at once."""
         end_s = now + self.limits[request.tier].max_wait_s
         self._tier_of[request.request_id] = request.tier
-        self._queues[request.tier].push(Waiting(request, now, end_s, predicted_tokens, end_s))
+        waiting = Waiting(request, now, end_s, predicted_tokens, end_s)
+        if request.behind:
+            self._queues[request.tier].late[request.request_id] = waiting
+        else:
+            self._queues[request.tier].push(waiting)
 
     def push_front(self, request: Request, predicted_tokens: float, now: float) -> None:
         """Queue a request that has lost its replica before all others of its tier: it has waited
@@ -125,13 +135,13 @@ class TierQueues:
         """Take out what has waited longer than its tier allows, in the order in which it came."""
         gone: list[Waiting] = []
         for queue in self._queues.values():
-            for line in (queue.late.values(), queue.arrivals.values()):
-                for waiting in line:
-                    if waiting.expires_s > now:
-                        break
-                    gone.append(waiting)
-            # Those that lost a replica are few, and may wait for different times.
-            for line in (queue.front.values(), queue.held.values()):
+            for waiting in queue.arrivals.values():
+                if waiting.expires_s > now:
+                    break
+                gone.append(waiting)
+            # Those that lost a replica are few, and may wait for different times; the late ones
+            # came here from two sides, and are at most as many as may be queued.
+            for line in (queue.late.values(), queue.front.values(), queue.held.values()):
                 gone += [waiting for waiting in line if waiting.expires_s <= now]
         for waiting in gone:
             self.remove(waiting.request.request_id)

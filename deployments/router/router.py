@@ -140,9 +140,15 @@ class Router:
         self._flights: dict[str, Flight] = {}
         self._displaced: list[tuple[Waiting, Refusal]] = []
 
-    def priority(self, tier: Tier, model: str) -> int:
-        """The engine priority of a tier (lower runs first)."""
-        return self.queues[model].limits[tier].priority
+    def priority(self, tier: Tier, model: str, *, behind: bool = False) -> int:
+        """The engine priority of a tier (lower runs first). Those that stand ``behind`` come after
+        the others of their tier and before those of the next."""
+        return 2 * self.queues[model].limits[tier].priority + behind
+
+    def weigh(self, tenant_weights: Mapping[str, float]) -> None:
+        """New shares of the queues, for what is dispatched from now on."""
+        for queue in self.queues.values():
+            queue.weigh(tenant_weights)
 
     @property
     def waiting(self) -> int:

@@ -94,4 +94,6 @@ def cluster(home: Path, config: dict[str, Any]) -> Iterator[Cluster]:
         assert up.returncode == 0, up.stdout + up.stderr
         yield Cluster(home, config["name"], f"http://127.0.0.1:{port}")
     finally:
-        run(home, "down", name=config["name"])
+        down = run(home, "down", name=config["name"])
+        # Else a cluster stays behind, unnoticed, and slows down all that comes after it.
+        assert down.returncode == 0, down.stdout + down.stderr

@@ -22,7 +22,7 @@ from cluster.telemetry.local_prometheus import LocalPrometheus, Target, scraping
 from cluster.telemetry.names import FOREIGN, exported, read_by
 from cluster.telemetry.panels import filled
 from cluster.telemetry.rules import alerts, recordings
-from tests.e2e.running import Cluster, cluster
+from tests.e2e.running import Cluster, cluster, run
 from tests.observability.prometheus_tools import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -70,6 +70,8 @@ CONFIG: dict[str, Any] = {
     ],
     "gateway": {"num_cpus": 0.01},
     "router": {"shadow": "least-requests"},
+    "access": {"mode": "keys"},
+    "usage": {"prices": {"*": {"output": 1.0}}},
     "autoscaling": {"enabled": True, "interval_s": 1, "collect_s": 0.5, "stale_after_s": 10},
 }
 TIERS = ("low", "medium", "high")
@@ -77,6 +79,8 @@ TIERS = ("low", "medium", "high")
 # either by turns would all come to wait there, and the engine that is killed would hold none.
 STREAMS = {MODEL: 15, REAL: 3}
 LOAD_S = 30.0
+AMPLE = "tokens_per_minute=10000000"
+"""A limit that nobody comes near."""
 
 
 async def one(client: httpx.AsyncClient, model: str, number: int) -> int:
@@ -95,7 +99,21 @@ async def one(client: httpx.AsyncClient, model: str, number: int) -> int:
         return answer.status_code
 
 
-async def load(running: Cluster, seconds: float) -> list[int]:
+def key_of(running: Cluster, tenant: str, limit: str = AMPLE) -> str:
+    """Of a new tenant, made by the command line; it expires one day."""
+
+    def trireme(*args: str) -> Any:
+        config = str(running.home / f"{running.name}.yaml")
+        done = run(running.home, *args, "--config", config, "--json", name=running.name)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    trireme("tenants", "create", tenant, "--limit", limit)
+    key: str = trireme("keys", "create", tenant, "--expires", "30d")["key"]
+    return key
+
+
+async def load(running: Cluster, seconds: float, key: str) -> list[int]:
     """Streams all the time, and one engine killed in the middle."""
     ends = time.monotonic() + seconds
     numbers = iter(range(1_000_000))
@@ -112,10 +130,22 @@ async def load(running: Cluster, seconds: float) -> list[int]:
     clients = [model for model, streams in STREAMS.items() for _ in range(streams)]
     limits = httpx.Limits(max_connections=len(clients))
     async with httpx.AsyncClient(
-        base_url=running.url, limits=limits, timeout=httpx.Timeout(120), trust_env=False
+        base_url=running.url,
+        headers={"authorization": f"Bearer {key}"},
+        limits=limits,
+        timeout=httpx.Timeout(120),
+        trust_env=False,
     ) as http:
+        await let_in(http)
         await asyncio.gather(fault(), *(client(http, model) for model in clients))
     return statuses
+
+
+async def let_in(http: httpx.AsyncClient) -> None:
+    """A new key is known to the gateway within two seconds."""
+    async with asyncio.timeout(10):
+        while (await http.get("/v1/models")).status_code == 401:
+            await asyncio.sleep(0.1)
 
 
 def kill_an_engine(running: Cluster) -> None:
@@ -183,8 +213,15 @@ def check_cardinality(prometheus: LocalPrometheus) -> None:
         for row in table:
             allowed = set(row.label_sets([*models, UNKNOWN_MODEL], pools))
             for name in (name for name, each in exported().items() if each == row):
-                for series in prometheus.get("series", **{"match[]": name}):
-                    assert tuple(series[label] for label in row.labels) in allowed, series
+                found = prometheus.get("series", **{"match[]": name})
+                for label, most in row.named.items():
+                    assert len({series[label] for series in found}) <= most + 1, (name, label)
+                for series in found:
+                    values = (
+                        row.closed(label)[0] if label in row.named else series[label]
+                        for label in row.labels
+                    )
+                    assert tuple(values) in allowed, series
 
 
 def dead_panels(prometheus: LocalPrometheus, start: float) -> tuple[list[str], int]:
@@ -210,7 +247,7 @@ async def test_nothing_on_a_dashboard_or_in_a_rule_is_dead(
         (port,) = free_ports(1)
         began = time.time()
         with scraping(tmp_path / "prometheus", port, found_targets(running), binary) as prometheus:
-            statuses = await load(running, LOAD_S)
+            statuses = await load(running, LOAD_S, key_of(running, "acme"))
             assert statuses.count(200) == len(statuses) > 30, statuses
             prometheus.update(found_targets(running))
             await asyncio.sleep(5)

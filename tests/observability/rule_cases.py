@@ -122,5 +122,25 @@ CASES: dict[str, Case] = {
         {f'trireme_replicas{{{POOL},instance="a"}}': "2x60"},
     ),
     "TriremeAutoscalerBlind": gauge("trireme_autoscaler_signals_fresh", 'model="m"', 0, 1),
+    "TriremeStoreAway": gauge("trireme_store_away_seconds", 'instance="a"', 300, 5),
+    "TriremeQuotasAlone": Case(
+        {
+            'trireme_quota_shared{instance="a"}': "0x60",
+            'trireme_quota_shared{instance="b"}': "1x60",
+            'trireme_quota_gateways{instance="b"}': "2x60",
+        },
+        # One gateway, which counts for itself.
+        {
+            'trireme_quota_shared{instance="a"}': "0x60",
+            'trireme_quota_gateways{instance="a"}': "1x60",
+        },
+    ),
+    "TriremeUsageLost": Case(
+        {'trireme_usage_records_total{instance="a",state="dropped"}': "0+1x60"},
+        {'trireme_usage_records_total{instance="a",state="written"}': "0+1x60"},
+    ),
+    "TriremeKeyExpires": gauge(
+        "trireme_key_expiry_seconds", 'instance="a"', 3 * 86_400, 30 * 86_400
+    ),
     "TriremeProcessDown": gauge("up", 'job="trireme",instance="a"', 0, 1),
 }

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 
 from cluster.metrics import TABLES, Metric
-from cluster.telemetry.boards import autoscaling, engines, faults, overview, router, tiers, vllm
+from cluster.telemetry.boards import (
+    autoscaling,
+    engines,
+    faults,
+    overview,
+    router,
+    tenants,
+    tiers,
+    vllm,
+)
 from cluster.telemetry.names import SUFFIXES, read_by
 from cluster.telemetry.panels import WINDOW, Board, Panel, Query
 
@@ -17,7 +26,8 @@ HOME = {
 
 def boards() -> list[Board]:
     """All dashboards. A row of the table that none of them shows gets a plain panel."""
-    made = [each.BOARD for each in (overview, tiers, engines, vllm, router, autoscaling, faults)]
+    rooms = (overview, tiers, engines, vllm, router, autoscaling, tenants, faults)
+    made = [each.BOARD for each in rooms]
     shown = {
         name
         for board in made

@@ -57,6 +57,9 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     gateways, and refuses others until that one has written some tokens.
 
     ``traceparent`` is the W3C trace context of the gateway's span, empty if nobody traces it.
+
+    ``cache_salt``: its blocks in the prefix cache are for requests of the same salt only. It stands
+    in ``request`` as well, for vLLM.
     """
 
     stream: int
@@ -68,6 +71,7 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     emitted: list[int] = []
     on_trial: bool = False
     traceparent: str = ""
+    cache_salt: str = ""
 
 
 class Abort(msgspec.Struct, array_like=True, tag="abort", frozen=True):

@@ -10,19 +10,24 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.config import Tier
 from cluster.errors import (
+    AmbiguousHead,
+    Forbidden,
     HeadersTooLarge,
     InternalError,
     InvalidRequest,
     TriremeError,
     UnknownModel,
+    UnknownRoute,
     UrlTooLong,
+    clipped,
 )
+from cluster.tenants.caller import Caller
 from deployments.compat.render_cost import render_cost_s
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.contract.asgi import (
@@ -49,6 +54,14 @@ from deployments.gateway.contract.faults import fault_of
 from deployments.gateway.contract.fields import keep_known_fields
 from deployments.gateway.contract.models_list import ModelsList
 from deployments.gateway.contract.openapi import document
+from deployments.gateway.contract.permit import (
+    Access,
+    check_model,
+    check_scope,
+    check_tier,
+    default_tier,
+    is_open,
+)
 from deployments.gateway.contract.respond import CLIENT_LEFT, Reply
 from deployments.gateway.contract.responses_shape import ResponseShape
 from deployments.gateway.contract.routes import Route, find_route, model_id, speaks_anthropic
@@ -65,7 +78,7 @@ _MIN_HELD_BYTES = 65_536
 
 Shape = ChatShape | ResponseShape | None
 
-# Headers that steer vLLM, and those that describe the body as the client sent it.
+# Headers that steer vLLM, those that describe the body as the client sent it, and credentials.
 _DROPPED = frozenset(
     {
         b"x-request-id",
@@ -74,9 +87,18 @@ _DROPPED = frozenset(
         b"content-length",
         b"transfer-encoding",
         b"content-encoding",
+        b"authorization",
+        b"x-api-key",
+        b"cookie",
     }
 )
 _DROPPED_PREFIX = b"x-vllm-"
+
+_SINGLE = (
+    *(b"host", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"),
+    *(b"authorization", b"x-api-key"),
+)
+_HTTP_VERSIONS = ("1.0", "1.1", "2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +125,9 @@ class Door:
     ``names`` maps every name that a caller may write to its model and tier; responses carry the
     model's own name, never the alias, as OpenAI's do. ``metrics`` gives a body and its content
     type. ``clock`` is the event loop's monotonic clock, in seconds. ``tier_to_serve`` may lower the
-    tier of a request to a model (brown-out).
+    tier of a request to a model (brown-out). ``access`` tells who calls; None lets everybody in.
+    ``check_limits`` raises where the caller is known to be over a limit; ``usage`` answers what a
+    caller has used, from the query.
 
     ``on_done`` is called once for each request to a route that generates or tokenizes, with the
     status of its outcome: 499 when the client left before the end; the failure's status when a
@@ -124,6 +148,9 @@ class Door:
         clock: Callable[[], float],
         on_done: Callable[[RequestContext, int], None],
         tier_to_serve: Callable[[str, Tier], Tier] = lambda model, tier: tier,
+        access: Access | None = None,
+        check_limits: Callable[[RequestContext], None] = lambda context: None,
+        usage: Callable[[Caller | None, bytes], Awaitable[dict[str, Any]]] | None = None,
     ) -> None:
         self._apps = apps
         self._names = names
@@ -136,6 +163,9 @@ class Door:
         self._clock = clock
         self._on_done = on_done
         self._tier_to_serve = tier_to_serve
+        self._access = access
+        self._check_limits = check_limits
+        self._usage = usage
         self._unwinding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,7 +187,11 @@ class Door:
             if route.generates:
                 await self._forward(route, request_id, headers, scope, receive, send)
             else:
-                await self._own(route, path, request_id, send, scope["method"] == "HEAD")
+                caller = await self._caller(route, scope["headers"])
+                if route.kind == "usage":
+                    await self._tell_usage(caller, scope, request_id, send)
+                    return
+                await self._own(route, path, request_id, send, scope["method"] == "HEAD", caller)
         except TriremeError as error:
             fault = fault_of(error)
             body = fault.body(speaks_anthropic(path))
@@ -172,9 +206,40 @@ class Door:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
         if len(scope["headers"]) > limits.max_headers or size > limits.max_header_bytes:
             raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
+        names = [name.lower() for name, _ in scope["headers"]]
+        twice = {name for name in _SINGLE if names.count(name) > 1}
+        if twice or (b"content-length" in names and b"transfer-encoding" in names):
+            # What stands in front of us may have read the other one.
+            raise AmbiguousHead
+        if scope.get("http_version", "1.1") not in _HTTP_VERSIONS:
+            raise AmbiguousHead
+
+    async def _caller(self, route: Route, headers: Headers) -> Caller | None:
+        """Who calls, None where nobody is asked. Raises ``TriremeError`` for who may not."""
+        if self._access is None or is_open(route.kind, self._access):
+            return None
+        caller = await self._access.caller(headers)
+        with self._counted("scope"):
+            check_scope(caller, route.kind)
+        return caller
+
+    @contextlib.contextmanager
+    def _counted(self, reason: str) -> Iterator[None]:
+        try:
+            yield
+        except Forbidden:
+            if self._access is not None:
+                self._access.refused(reason)
+            raise
 
     async def _own(
-        self, route: Route, path: str, request_id: str, send: Send, head_only: bool
+        self,
+        route: Route,
+        path: str,
+        request_id: str,
+        send: Send,
+        head_only: bool,
+        caller: Caller | None,
     ) -> None:
         named = {"x-request-id": request_id}
         if head_only:
@@ -192,9 +257,17 @@ class Door:
         elif route.kind == "openapi":
             await answer_json(send, 200, document(), named)
         elif route.kind == "models":
-            await answer_json(send, 200, self._models.all(), named)
+            await answer_json(send, 200, self._models.all(caller), named)
         else:
-            await answer_json(send, 200, self._models.one(model_id(path)), named)
+            await answer_json(send, 200, self._models.one(model_id(path), caller), named)
+
+    async def _tell_usage(
+        self, caller: Caller | None, scope: Scope, request_id: str, send: Send
+    ) -> None:
+        if self._usage is None:
+            raise UnknownRoute(scope["method"], scope["path"])
+        answered = await self._usage(caller, scope.get("query_string", b""))
+        await answer_json(send, 200, answered, {"x-request-id": request_id})
 
     # ------------------------------------------------------------------ to vLLM
 
@@ -212,8 +285,10 @@ class Door:
         context.route = route.kind
         context.traceparent = headers.get(b"traceparent", b"").decode("latin-1")
         status = CLIENT_LEFT
+        raw = None
         try:
             limits = self._limits
+            await self._admit(route, scope["headers"], context)
             raw = await read_body(headers, receive, limits.max_body_bytes, limits.body_s)
             body, shape = self._prepare_or_fail(route, raw, context)
             status = await self._run(route, context, body, shape, scope, receive, send)
@@ -221,14 +296,20 @@ class Door:
             pass
         except TriremeError as error:
             fault = fault_of(error)
-            answered = {"x-request-id": request_id, **fault.headers}
-            if fault.status in (408, 413):
+            answered = {"x-request-id": request_id, **context.rate_limits, **fault.headers}
+            if raw is None and fault.status in (401, 403, 408, 413, 503):
                 # The rest of the body is still coming.
                 answered["connection"] = "close"
             status = fault.status
             await answer_json(send, status, fault.body(route.kind == "messages"), answered)
         finally:
             self._on_done(context, status)
+
+    async def _admit(self, route: Route, headers: Headers, context: RequestContext) -> None:
+        """Before the body is read: who may not call costs no more than that."""
+        caller = context.caller = await self._caller(route, headers)
+        if caller is not None and self._access is not None:
+            context.cache_salt = self._access.cache_salt(caller)
 
     def _prepare_or_fail(
         self, route: Route, raw: bytes, context: RequestContext
@@ -251,13 +332,20 @@ class Door:
         alias = self._names.get(name)
         if alias is None or alias.model not in self._apps:
             raise UnknownModel(name)
+        caller = context.caller
+        with self._counted("model"):
+            check_model(caller, alias.model, clipped(name))
         context.service_tier = used_service_tier(route.kind, body)
         context.ignored = keep_known_fields(route.kind, body)
         runs = UnbrokenRuns(self._limits.max_unbroken_run_chars, route.text_field)
         runs.check(texts_of(body))
         render_cost_s.set(runs.cost_s(len(raw)))
-        context.effort, context.tier = settle_tier(route.kind, body, alias, self._default_tier)
+        default = default_tier(caller, self._default_tier)
+        context.effort, context.tier = settle_tier(route.kind, body, alias, default)
+        with self._counted("tier"):
+            check_tier(caller, context.tier)
         self._brown_out(route, body, alias.model, context)
+        self._check_limits(context)
         context.tools = bool(body.get("tools"))
         context_tokens = self._max_model_len.get(alias.model)
         check_values(route.kind, body, context_tokens)

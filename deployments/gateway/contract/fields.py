@@ -59,6 +59,8 @@ with it the effort; ``priority`` would pass the queue."""
 
 _PROMPT = "the prompt is always rendered in the model's own format"
 _TEXT = "this model takes text only"
+_OLD = "it is deprecated; send `structured_outputs`"
+_NO_SERVERS = "there are no tool servers here"
 
 REFUSED: Mapping[str, str] = {
     "continue_final_message": _PROMPT,
@@ -71,6 +73,14 @@ REFUSED: Mapping[str, str] = {
     "audio": _TEXT,
     "use_beam_search": "one request would run many",
     "prompt_logprobs": "it makes every token of the prompt cost like one of the output",
+    "logprob_token_ids": "log-probabilities are those of the likeliest tokens",
+    "best_of": "one request would run many; send `n`",
+    "guided_choice": _OLD,
+    "guided_grammar": _OLD,
+    "guided_json": _OLD,
+    "guided_regex": _OLD,
+    "mcp_servers": _NO_SERVERS,
+    "container": _NO_SERVERS,
     "functions": "it is deprecated; send `tools`",
     "function_call": "it is deprecated; send `tool_choice`",
     "web_search_options": "there is no web search here",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deployments.gateway.contract.fields import PASSED, REFUSED, STRIPPED
-from deployments.gateway.contract.routes import ROUTES, Kind
+from deployments.gateway.contract.routes import OPEN, ROUTES, Kind
 from deployments.gateway.contract.service_tier import SERVICE_TIERS
 from deployments.gateway.contract.values import MAX_CHOICES, MAX_TOP_LOGPROBS
 from deployments.router.tiers import TIER_OF_EFFORT
@@ -21,6 +21,7 @@ _ABOUT: dict[Kind, str] = {
     "health": "Whether the process lives.",
     "ready": "Whether every model has a replica.",
     "metrics": "Prometheus metrics.",
+    "usage": "What the caller's tenant has used: see `docs/quotas.md`.",
     "openapi": "This document.",
 }
 _EFFORT = {"type": "string", "enum": list(TIER_OF_EFFORT)}
@@ -73,7 +74,18 @@ _HEADERS = {
     "x-trireme-replica": "The replica that serves the request.",
     "x-trireme-ignored": "Fields of the request that are the operator's to set.",
 }
-_PROBLEMS = ("400", "404", "405", "408", "413", "414", "415", "422", "429", "431", "500", "503")
+_PROBLEMS = (
+    *("400", "401", "403", "404", "405", "408", "413", "414", "415", "422", "429", "431"),
+    *("500", "503"),
+)
+_CREDENTIALS = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a token of the identity provider, where callers need one.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 
 
 def document() -> dict[str, Any]:
@@ -87,7 +99,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Trireme", "version": VERSION},
         "paths": paths,
-        "components": {"schemas": {"Error": _ERROR}},
+        "components": {"schemas": {"Error": _ERROR}, "securitySchemes": _CREDENTIALS},
     }
 
 
@@ -119,5 +131,8 @@ def _operation(kind: Kind) -> dict[str, Any]:
         "description": "An error.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
+    if kind not in OPEN:
+        # Empty: or none of them, where `access.mode` is `none`.
+        operation["security"] = [{"bearer": []}, {"key": []}, {}]
     operation["responses"] = {"200": answer} | dict.fromkeys(_PROBLEMS, problem)
     return operation

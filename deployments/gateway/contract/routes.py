@@ -18,9 +18,14 @@ Kind = Literal[
     "responses",
     "messages",
     "tokenize",
+    "usage",
 ]
 
 _MODEL_PREFIX = "/v1/models/"
+
+
+OPEN: frozenset[Kind] = frozenset({"health", "ready", "openapi"})
+"""Answered without credentials: probes ask them, and they tell nothing of anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ ROUTES: Mapping[str, Route] = {
     "/openapi.json": Route("openapi", ("GET",)),
     "/v1/models": Route("models", ("GET",)),
     "/v1/models/{model}": _MODEL,
+    "/v1/usage": Route("usage", ("GET",)),
     "/v1/chat/completions": Route("chat", ("POST",), "messages"),
     "/v1/completions": Route("completions", ("POST",), "prompt"),
     "/v1/responses": Route("responses", ("POST",), "input"),

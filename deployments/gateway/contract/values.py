@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cluster.errors import InvalidRequest, clipped
+from deployments.gateway.contract.constraints import check_constraints
 from deployments.gateway.contract.routes import Kind
 
 MAX_CHOICES = 128
@@ -17,6 +18,15 @@ MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 1024
 MAX_LOGIT_BIAS = 1024
+MAX_STOPS = 16
+MAX_STOP_CHARS = 1_000
+"""Every stop is looked for after every token. OpenAI takes 4."""
+MAX_BAD_WORDS = 128
+MAX_TOKEN_IDS = 1024
+MAX_TOKEN_ID = 201_087
+"""The last of Harmony's vocabulary."""
+MAX_REPETITION_SIZE = 256
+"""Tokens that are compared after each."""
 MAX_TURNS = 1024
 """Messages, or items of a Responses input; and content parts of all of them together. vLLM takes
 64 µs of the event loop for each message: 20,000 of them held it up for 1.3 s (measured on 2 shared
@@ -29,6 +39,9 @@ _TEXT_PARTS = frozenset(
     tool_use tool_result tool_reference
     """.split()  # noqa: SIM905
 )
+_TOOL_TYPES = frozenset({"function", "custom", "namespace"})
+"""The caller runs these. All others would run here, or be fetched from here."""
+_CHOICE_TYPES = _TOOL_TYPES | {"allowed_tools", "auto", "any", "none", "tool"}
 _ROLES = ("developer", "system", "user", "assistant", "tool")
 _TOKEN_CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
@@ -39,6 +52,10 @@ def check_values(kind: Kind, body: dict[str, Any], max_model_len: int | None) ->
     _check_objects(body)
     _check_numbers(body, max_model_len)
     _check_logit_bias(body)
+    _check_stops(body)
+    _check_token_ids(body)
+    _check_parts(body.get("system"), "system")
+    check_constraints(body)
     if kind in ("chat", "messages") or (kind == "tokenize" and "messages" in body):
         _check_conversation(body, "messages")
     elif kind == "responses":
@@ -72,6 +89,12 @@ def _check_numbers(body: dict[str, Any], max_model_len: int | None) -> None:
     _check_integer(body, "n", 1, MAX_CHOICES)
     _check_integer(body, "top_logprobs", 0, MAX_TOP_LOGPROBS)
     _check_integer(body, "max_tool_calls", 1, None)
+    most = next((body[each] for each in _TOKEN_CAPS if body.get(each) is not None), max_model_len)
+    _check_integer(body, "min_tokens", 0, most)
+    repetition = body.get("repetition_detection")
+    if isinstance(repetition, dict):
+        for field in ("max_pattern_size", "min_pattern_size", "min_count"):
+            _check_integer(repetition, field, 0, MAX_REPETITION_SIZE)
     if not isinstance(body.get("logprobs", False), bool):
         _check_integer(body, "logprobs", 0, MAX_TOP_LOGPROBS)
 
@@ -85,6 +108,36 @@ def _check_integer(body: dict[str, Any], field: str, least: int, most: int | Non
     if value < least or (most is not None and value > most):
         limits = f"{least} or more" if most is None else f"between {least} and {most}"
         raise _wrong(field, f"it must be {limits}")
+
+
+def _check_stops(body: dict[str, Any]) -> None:
+    for field, limit in (
+        ("stop", MAX_STOPS),
+        ("stop_sequences", MAX_STOPS),
+        ("bad_words", MAX_BAD_WORDS),
+    ):
+        stops = body.get(field)
+        if isinstance(stops, str):
+            stops = [stops]
+        if not isinstance(stops, list):
+            continue
+        if len(stops) > limit:
+            raise _wrong(field, f"it may have {limit} entries at most", "array_above_max_length")
+        if any(isinstance(each, str) and len(each) > MAX_STOP_CHARS for each in stops):
+            raise _wrong(field, f"an entry may have {MAX_STOP_CHARS} characters at most")
+
+
+def _check_token_ids(body: dict[str, Any]) -> None:
+    for field in ("stop_token_ids", "allowed_token_ids"):
+        ids = body.get(field)
+        if not isinstance(ids, list):
+            continue
+        if len(ids) > MAX_TOKEN_IDS:
+            raise _wrong(
+                field, f"it may have {MAX_TOKEN_IDS} entries at most", "array_above_max_length"
+            )
+        if any(type(each) is not int or not 0 <= each <= MAX_TOKEN_ID for each in ids):
+            raise _wrong(field, f"its entries must be token ids, 0 to {MAX_TOKEN_ID}")
 
 
 def _check_logit_bias(body: dict[str, Any]) -> None:
@@ -185,10 +238,22 @@ def _check_tools(body: dict[str, Any]) -> None:
         for index, tool in enumerate(tools):
             if not isinstance(tool, dict):
                 raise _wrong(f"tools.[{index}]", "it must be an object", "invalid_type")
+            _check_tool_type(tool, _TOOL_TYPES, f"tools.[{index}]")
             _check_tool_name(tool, f"tools.[{index}]")
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
+        _check_tool_type(choice, _CHOICE_TYPES, "tool_choice")
         _check_tool_name(choice, "tool_choice")
+
+
+def _check_tool_type(tool: dict[str, Any], known: frozenset[str], param: str) -> None:
+    kind = tool.get("type")
+    if isinstance(kind, str) and kind not in known:
+        raise _wrong(
+            f"{param}.type",
+            f"there is no tool '{clipped(kind, 40)}' here; the caller runs its own functions",
+            "unsupported_value",
+        )
 
 
 def _check_tool_name(tool: dict[str, Any], param: str) -> None:
