@@ -984,6 +984,17 @@ class FailoverConfig(_Settings):
     )
 
 
+class ChannelTlsConfig(_Settings):
+    """Certificates of the token channel, in PEM; every node has such files under these names.
+
+    Both ends show theirs, and take only those of `ca_file`: have an authority of its own for this.
+    """
+
+    cert_file: str = Field(pattern=r"^/", description="This node's certificate, absolute path.")
+    key_file: str = Field(pattern=r"^/", description="The certificate's private key.")
+    ca_file: str = Field(pattern=r"^/", description="The authority that signs all of them.")
+
+
 class ChannelConfig(_Settings):
     """The token channel between gateways and engine replicas."""
 
@@ -991,6 +1002,9 @@ class ChannelConfig(_Settings):
         default=None,
         min_length=1,
         description="Address an engine listens on; None is its Ray node's address.",
+    )
+    tls: ChannelTlsConfig | None = Field(
+        default=None, description="TLS 1.3 with certificates on both sides; None: plain TCP."
     )
     heartbeat_s: Seconds = Field(
         default=1.0, description="Seconds between signs of life on an idle connection."

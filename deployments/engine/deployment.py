@@ -17,6 +17,7 @@ from cluster.tracing import tracer
 from deployments.engine.arguments import engine_args
 from deployments.engine.channel.gauges import TrafficMetrics
 from deployments.engine.channel.server import ServerSettings
+from deployments.engine.channel.tls import ChannelTls
 from deployments.engine.engine import Engine
 from deployments.engine.host import EngineHost
 from deployments.engine.simulated import SimulatedEngine
@@ -85,6 +86,7 @@ class EngineReplica:
                 max_buffered_bytes=channel.max_buffered_bytes,
                 # Enough for gateways that do not know of each other yet to overshoot a little.
                 max_streams=4 * settings.pool.max_num_seqs,
+                tls=None if channel.tls is None else ChannelTls(channel.tls),
             ),
             settings.pool.progress_timeout_s,
             self._traces,

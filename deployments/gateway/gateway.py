@@ -16,6 +16,7 @@ from cluster.tracing import tracer
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
 from deployments.engine.channel.client import Endpoint, LinkSettings
+from deployments.engine.channel.tls import ChannelTls
 from deployments.engine.simulated import step_times
 from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
@@ -107,6 +108,7 @@ class Gateway:
                 dead_after_s=channel.dead_after_s,
                 connect_timeout_s=channel.connect_timeout_s,
                 max_frame_bytes=channel.max_frame_bytes,
+                tls=None if channel.tls is None else ChannelTls(channel.tls),
             ),
             self.metrics,
             config.failover,

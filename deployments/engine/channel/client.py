@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,7 @@ from deployments.engine.channel.frames import (
     encode,
 )
 from deployments.engine.channel.framing import FramedProtocol
+from deployments.engine.channel.tls import ChannelTls
 
 log = logging.getLogger("trireme.channel")
 
@@ -61,6 +63,7 @@ class LinkSettings:
     dead_after_s: float
     connect_timeout_s: float
     max_frame_bytes: int
+    tls: ChannelTls | None = None
 
 
 class LinkHandlers(Protocol):
@@ -148,12 +151,20 @@ class EngineLink:
         return error
 
     async def _connect(self) -> "_EngineConnection | None":
-        loop = asyncio.get_running_loop()
+        loop, tls = asyncio.get_running_loop(), self.settings.tls
+        if tls is not None:
+            tls.refresh()
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: _EngineConnection(self), self.endpoint.host, self.endpoint.port
+                    lambda: _EngineConnection(self),
+                    self.endpoint.host,
+                    self.endpoint.port,
+                    ssl=None if tls is None else tls.client,
                 )
+        except ssl.SSLError as error:
+            log.warning("no TLS with %s: %s", self.endpoint.replica_id, error)
+            return None
         except (OSError, TimeoutError):
             return None
         return connection

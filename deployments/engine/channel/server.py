@@ -24,6 +24,7 @@ from deployments.engine.channel.frames import (
     encode,
 )
 from deployments.engine.channel.framing import FramedProtocol
+from deployments.engine.channel.tls import ChannelTls
 
 log = logging.getLogger("trireme.channel")
 
@@ -49,6 +50,7 @@ class ServerSettings:
     max_frame_bytes: int
     max_buffered_bytes: int
     max_streams: int
+    tls: ChannelTls | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ class ChannelServer:
 
     async def start(self, host: str) -> int:
         """Listen on a free port of ``host``; returns the port."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, host, 0)
+        loop, tls = asyncio.get_running_loop(), self.settings.tls
+        self._server = await loop.create_server(
+            self._accept, host, 0, ssl=None if tls is None else tls.server
+        )
         self._heartbeat = loop.create_task(self._watch())
         port: int = self._server.sockets[0].getsockname()[1]
         return port
@@ -88,6 +92,8 @@ class ChannelServer:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.settings.heartbeat_s)
+            if self.settings.tls is not None:
+                self.settings.tls.refresh()
             oldest = loop.time() - self.settings.dead_after_s
             for connection in list(self.connections):
                 if connection.last_received_s < oldest:
