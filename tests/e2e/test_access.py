@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import trustme
 
 from cluster.local_ray import free_ports
+from tests.deployments.engine.test_channel_tls import files
 from tests.e2e.running import Cluster, cluster, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -36,6 +38,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster,
         "name": NAME,
         "models": [{"name": "sim", "source": "tiny", "max_model_len": 8192, "pools": [pool]}],
         "gateway": {"replicas": 2, "num_cpus": 0.3},
+        # On the way, between gateways and engines of a real Serve.
+        "channel": {"tls": files(home, trustme.CA()).model_dump()},
         "access": {
             "mode": "keys",
             "admin": {"port": admin_port, "tokens_file": str(tokens)},
