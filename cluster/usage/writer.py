@@ -69,6 +69,8 @@ class UsageWriter:
     def _run(self) -> None:
         backoff_s = IDLE_S
         while True:
+            # Before the round: what was queued while it looked elsewhere takes one round more.
+            stopping = self._stop.is_set()
             try:
                 worked = self._round()
                 self.store_up, backoff_s = True, IDLE_S
@@ -79,7 +81,7 @@ class UsageWriter:
                 if self._stop.is_set():
                     return
             if not worked:
-                if self._stop.is_set():
+                if stopping:
                     return
                 self._stop.wait(backoff_s)
 
