@@ -990,9 +990,15 @@ class ChannelTlsConfig(_Settings):
     Both ends show theirs, and take only those of `ca_file`: have an authority of its own for this.
     """
 
-    cert_file: str = Field(pattern=r"^/", description="This node's certificate, absolute path.")
-    key_file: str = Field(pattern=r"^/", description="The certificate's private key.")
-    ca_file: str = Field(pattern=r"^/", description="The authority that signs all of them.")
+    cert_file: str = Field(
+        default="/etc/trireme/tls/tls.crt", pattern=r"^/", description="This node's certificate."
+    )
+    key_file: str = Field(
+        default="/etc/trireme/tls/tls.key", pattern=r"^/", description="Its private key."
+    )
+    ca_file: str = Field(
+        default="/etc/trireme/tls/ca.crt", pattern=r"^/", description="Who signs all of them."
+    )
 
 
 class ChannelConfig(_Settings):
