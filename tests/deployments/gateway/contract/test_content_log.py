@@ -41,6 +41,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 SECRET = "sk-proj-A1b2C3d4E5f6G7h8"
 CANARY = "canary71c9"
 
+SLOW, TRAP = r"^(?:x|xx)+$", "x" * 3000 + "!"
+"""A pattern, and a text for which it would take for ever."""
+
 
 class Clock:
     """The date, as the test wants it."""
@@ -68,7 +71,7 @@ class Kept:
 
     async def records(self, count: int) -> list[dict[str, Any]]:
         """All that is there once so many are done."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while sum(self.counts.values()) < count:
                 await asyncio.sleep(0.005)
         paths = sorted(self.folder.glob("*.jsonl"))
@@ -388,25 +391,23 @@ async def test_a_string_that_is_cut_off_is_left_out_at_once(redactor: Redactor) 
 async def test_a_pattern_that_takes_for_ever_withholds_the_text(
     world: World, tmp_path: Path
 ) -> None:
-    slow = Redactor([r"(?:a|a)+(?:a|a)+b"], limit_s=0.1)
-    began = time.monotonic()
+    slow = Redactor([SLOW], limit_s=0.1)
     with pytest.raises(TooSlow):
-        slow.text("a" * 10_000)
-    assert time.monotonic() - began < 2.0
-    with running(tmp_path / "log", redact=[r"(?:x|x)+(?:x|x)+b"]) as kept:
+        slow.text(TRAP)
+    with running(tmp_path / "log", redact=[SLOW]) as kept:
         async with logged(world, kept.log) as http:
-            await http.post("/v1/chat/completions", json={**CHAT, "user": "x" * 5000})
-        [record] = await kept.records(1)
+            await http.post("/v1/chat/completions", json={**CHAT, "user": TRAP})
+            await http.post("/v1/chat/completions", json=CHAT)
+        record, after = await kept.records(2)
     assert record["withheld"] is True
     assert "request" not in record
-    assert kept.counts == {"withheld": 1}
+    assert TRAP not in json.dumps(record)
+    assert after["request"] == CHAT
+    assert kept.counts == {"withheld": 1, "written": 1}
 
 
-@pytest.mark.parametrize("pattern", ["(", "a{2", "x*", ""])
+@pytest.mark.parametrize("pattern", ["(", "[a", "x*", ""])
 async def test_a_pattern_that_is_none_or_matches_nothing_is_refused(pattern: str) -> None:
-    if pattern == "a{2":
-        ContentLogConfig(redact=[pattern])  # text, to this package
-        return
     with pytest.raises(ValidationError):
         ContentLogConfig(redact=[pattern])
 
