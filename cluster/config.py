@@ -561,10 +561,11 @@ class RepetitionConfig(_Settings):
     )
     min_pattern_tokens: int = Field(default=1, ge=1, le=256, description="Shortest pattern.")
     min_count: int = Field(
+        default=100,
         ge=2,
         le=100_000,
         description="Times in a row that make it a loop. A table, or a row of zeros, repeats "
-        "itself too.",
+        "itself too: fewer end more loops, and more tables.",
     )
 
     @model_validator(mode="after")
