@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import regex  # type: ignore[import-untyped]
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -548,6 +549,34 @@ class BrownOutConfig(_Settings):
     )
 
 
+class RepetitionConfig(_Settings):
+    """What counts as a loop: the last tokens are one pattern, so many times in a row."""
+
+    max_pattern_tokens: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="Longest pattern that is looked for. Engines look for each length after every "
+        "token: 0.3 µs for each length and running request (vLLM 0.32, on 2 shared cores).",
+    )
+    min_pattern_tokens: int = Field(default=1, ge=1, le=256, description="Shortest pattern.")
+    min_count: int = Field(
+        default=100,
+        ge=2,
+        le=100_000,
+        description="Times in a row that make it a loop. A table, or a row of zeros, repeats "
+        "itself too: fewer end more loops, and more tables.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_pattern_tokens > self.max_pattern_tokens:
+            problem = f"{self.min_pattern_tokens} is more than max_pattern_tokens"
+            remedy = f"write {self.max_pattern_tokens} or less"
+            refuse([Fault("min_pattern_tokens", problem, remedy)])
+        return self
+
+
 class TierConfig(_Settings):
     """How requests of one tier queue, and what they are promised. Queues are per gateway."""
 
@@ -591,6 +620,17 @@ class TierConfig(_Settings):
         ge=1,
         description="Cap on output tokens where the request sets none; None leaves the model's "
         "context.",
+    )
+    max_analysis_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="A reply that has thought for so many tokens and still does ends there, as "
+        "at a token limit (`length`, `incomplete`, `max_tokens`); None lets it think on.",
+    )
+    repetition_detection: RepetitionConfig | None = Field(
+        default=None,
+        description="A reply that loops ends, as at a token limit. A request that brings its own "
+        "`repetition_detection` is looked at as that says. None looks for no loops.",
     )
 
 
@@ -1310,6 +1350,63 @@ class UsageConfig(_Settings):
     )
 
 
+class ContentLogConfig(_Settings):
+    """A log of what callers ask and what they are answered. Off: no text is kept anywhere."""
+
+    enabled: bool = Field(
+        default=False, description="Keeps the text of requests and answers, with secrets redacted."
+    )
+    folder: str | None = Field(
+        default=None,
+        pattern=r"^/",
+        description="Folder of the log, absolute; only its owner may enter. None: in the state "
+        "folder.",
+    )
+    tenants: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
+        default=None, description="Tenants whose requests are kept; None: all requests."
+    )
+    redact: list[Annotated[str, Field(min_length=1, max_length=1000)]] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Patterns (of Python's `regex` package) that are redacted, on top of those "
+        "that always are: e-mail addresses, keys, bearer tokens, private keys, numbers of 13 to 19 "
+        "digits.",
+    )
+    retain_days: int = Field(
+        default=30, ge=1, le=3650, description="Days after which a day's files are deleted."
+    )
+    max_bytes_per_record: int = Field(
+        default=256 * KIB,
+        ge=KIB,
+        le=16 * MIB,
+        description="Of a request, and of its answer, so much is kept, redacted; of text that is "
+        "not ASCII, so many characters.",
+    )
+    max_queue_bytes: int = Field(
+        default=64 * MIB,
+        ge=MIB,
+        description="What may wait for the disk in each gateway. Beyond, records are dropped and "
+        "counted.",
+    )
+
+    @field_validator("redact")
+    @classmethod
+    def _patterns(cls, value: list[str]) -> list[str]:
+        refuse(_pattern_faults(value))
+        return value
+
+
+def _pattern_faults(patterns: Iterable[str]) -> Iterator[Fault]:
+    for index, pattern in enumerate(patterns):
+        try:
+            empty = regex.compile(pattern).fullmatch("", timeout=1.0) is not None
+        except (regex.error, TimeoutError, OverflowError) as error:
+            yield Fault(f"[{index}]", f"is no pattern: {error}", "correct it")
+        else:
+            if empty:
+                yield Fault(f"[{index}]", "matches nothing at all, everywhere", "write what it is")
+
+
 class TriremeConfig(_Settings):
     """All of `trireme.yaml`."""
 
@@ -1340,6 +1437,9 @@ class TriremeConfig(_Settings):
     )
     usage: UsageConfig = Field(
         default_factory=UsageConfig, description="The account of who used what."
+    )
+    content_log: ContentLogConfig = Field(
+        default_factory=ContentLogConfig, description="A log of requests and answers, opt-in."
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
     telemetry: TelemetryConfig = Field(
@@ -1382,6 +1482,12 @@ class TriremeConfig(_Settings):
                 names.setdefault(name, path)
         yield from self._scaling_faults()
         yield from self._listening_faults()
+        if self.content_log.tenants is not None and self.access.mode == "none":
+            yield Fault(
+                "content_log.tenants",
+                "callers are not told apart, so no request would be kept",
+                "set access.mode to keys, or remove it",
+            )
         for i, model in enumerate(self.models):
             for name in model.tier_aliases():
                 if name in names:

@@ -337,6 +337,15 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         "Requests refused because they are in quarantine.",
     ),
     Metric(
+        "trireme_runaway_generations",
+        "counter",
+        "requests",
+        ("model", "tier", "cause"),
+        "Generations that were ended without an answer in sight: analysis (they thought for the "
+        "tier's max_analysis_tokens), repetition (their last tokens were a loop).",
+        values={"cause": ("analysis", "repetition")},
+    ),
+    Metric(
         "trireme_objectives",
         "counter",
         "requests",
@@ -467,6 +476,15 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         "bytes",
         (),
         "Usage records on this gateway's disk that are not in the store yet.",
+    ),
+    Metric(
+        "trireme_content_log_records",
+        "counter",
+        "requests",
+        ("state",),
+        "Records of the content log: written, withheld (text that took too long to redact), "
+        "dropped (the queue was full), failed (the disk).",
+        values={"state": ("written", "withheld", "dropped", "failed")},
     ),
     Metric(
         "trireme_queue_drain_seconds",

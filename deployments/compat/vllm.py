@@ -23,6 +23,7 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.platforms import current_platform
+from vllm.sampling_params import RepetitionDetectionParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import (
     EngineCoreEventType,
@@ -40,6 +41,7 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from cluster.config import RepetitionConfig
 from cluster.errors import TriremeError
 from deployments.compat import vllm_chunks, vllm_harmony, vllm_rendering, vllm_resume
 
@@ -66,6 +68,7 @@ __all__ = [
     "parse_args",
     "prefill_stats",
     "prompt_name",
+    "repetition_detection",
 ]
 
 
@@ -306,6 +309,15 @@ def prompt_name(request: EngineCoreRequest) -> str:
     """The same for the requests that ``n`` makes of one prompt, and for no others."""
     name: str = request.external_req_id or request.request_id
     return name
+
+
+def repetition_detection(config: RepetitionConfig) -> RepetitionDetectionParams:
+    """What makes an engine end a reply that loops."""
+    return RepetitionDetectionParams(
+        max_pattern_size=config.max_pattern_tokens,
+        min_pattern_size=config.min_pattern_tokens,
+        min_count=config.min_count,
+    )
 
 
 def encode_request(request: EngineCoreRequest) -> bytes:

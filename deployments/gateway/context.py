@@ -46,6 +46,9 @@ class RequestContext:
     what is left of its caller's limits. ``behind``: a limit is nearly used up, so it is served
     after others of its tier.
 
+    ``guarded``: engines look for loops in its replies because the operator wants it, not because
+    it asks for that.
+
     ``received_s`` is on the event loop's monotonic clock. ``settled`` turns true when the first
     token has come or the request has failed: until then the door holds the response head back, so
     that an error still gets its status and the head can name the replica.
@@ -70,6 +73,7 @@ class RequestContext:
     meter: Any = None
     rate_limits: Mapping[str, str] = field(default_factory=dict)
     behind: bool = False
+    guarded: bool = False
     replica_id: str | None = None
     decision: Decision | None = None
     settled: bool = False

@@ -27,6 +27,8 @@ from deployments.engine.channel.client import Endpoint, EngineGone, EngineLink, 
 from deployments.engine.channel.frames import (
     ABORTED,
     ERROR,
+    LENGTH,
+    REPETITION,
     STOP,
     Load,
     Output,
@@ -39,7 +41,8 @@ from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.metering import Metering
 from deployments.gateway.quarantine import Quarantine, fingerprint
-from deployments.gateway.streams import FrontEnd, Stream
+from deployments.gateway.runaway import RunawayGuard
+from deployments.gateway.streams import AnswerWatch, FrontEnd, Stream
 from deployments.router import (
     Lost,
     Placed,
@@ -107,11 +110,13 @@ class FleetClient:
         settings: LinkSettings,
         metrics: FleetMetrics,
         failover: FailoverConfig | None = None,
+        guard: RunawayGuard | None = None,
     ) -> None:
         failover = failover or FailoverConfig()
         self.router = router
         self.settings = settings
         self.metrics = metrics
+        self.guard = guard or RunawayGuard()
         self.quarantine = Quarantine(failover.quarantine_s)
         self.metering: Metering | None = None
         self._watch = Watch(watch_limits(failover))
@@ -225,6 +230,7 @@ class FleetClient:
             context,
             front_end,
             variant,
+            watch=AnswerWatch(self.guard.max_analysis_tokens.get(tier)),
         )
         if self.quarantine and self._print_of(stream) in self.quarantine:
             self.metrics.quarantine_refused(stream)
@@ -339,6 +345,8 @@ class FleetClient:
                 continue  # aborted or moved, while these tokens were on their way
             finish = output.finish
             if finish is not None:
+                if finish == REPETITION:
+                    finish = self._looped(stream, output)
                 ended.append((stream, finish))
                 if finish in BROKEN:
                     continue
@@ -355,7 +363,8 @@ class FleetClient:
                         self.metering.outgrown(stream)
                 if flight.request.deaths and flight.emitted >= ACQUITTED_TOKENS:
                     self.router.on_acquitted(flight)
-                stream.note(tokens, now)
+                if stream.note(tokens, now) and finish is None:
+                    ended.append((stream, self._cut(stream, output)))
             batch = batches.get(stream.front_end)
             if batch is None:
                 batch = batches[stream.front_end] = []
@@ -388,6 +397,22 @@ class FleetClient:
         stream.context.settled = True
         stream.first_token_s = now
         self.metrics.first_token(stream, output)
+
+    def _cut(self, stream: Stream, output: Output) -> int:
+        """It thinks for too long: these are its last tokens, as if a limit had been reached."""
+        assert stream.link is not None
+        stream.link.abort([stream.number])
+        self.metrics.runaway(stream, "analysis")
+        output.finish = LENGTH
+        return LENGTH
+
+    def _looped(self, stream: Stream, output: Output) -> int:
+        """Its engine saw a loop. Only who has asked for that reads `repetition`: no client of
+        OpenAI's knows such an end."""
+        self.metrics.runaway(stream, "repetition")
+        if stream.context.guarded:
+            output.finish, output.stop_reason = LENGTH, None
+        return LENGTH
 
     def on_refused(self, link: EngineLink, refused: Refused) -> None:
         stream = self._by_number.get(refused.stream)

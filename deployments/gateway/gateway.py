@@ -21,6 +21,7 @@ from deployments.engine.simulated import step_times
 from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
 from deployments.gateway.accounting import make_accounting
+from deployments.gateway.content_log import make_content_log
 from deployments.gateway.context import RequestContext
 from deployments.gateway.contract import Door, Limits
 from deployments.gateway.fleet_client import FleetClient, Member
@@ -29,6 +30,7 @@ from deployments.gateway.keep_alive import KeepAlive
 from deployments.gateway.loop_lag import LoopLag
 from deployments.gateway.model_core import ModelCore
 from deployments.gateway.request_log import log_request
+from deployments.gateway.runaway import RunawayGuard
 from deployments.gateway.settings import GatewaySettings
 from deployments.gateway.traces import RequestTraces
 from deployments.router import (
@@ -112,6 +114,7 @@ class Gateway:
             ),
             self.metrics,
             config.failover,
+            RunawayGuard.of(config.tiers),
         )
         # Without keys none can expire; and a gauge that nobody sets would say that one has.
         self.metrics.metrics.gauge("trireme_key_expiry_seconds").set(math.inf)
@@ -125,6 +128,7 @@ class Gateway:
         )
         if self.accounting is not None:
             self.fleet.metering = self.accounting.metering
+        self.content_log = make_content_log(config, gateway_id, self.metrics.metrics)
         self.ops = OpsListener(
             self.metrics.metrics.registry,
             self.status,
@@ -171,8 +175,12 @@ class Gateway:
             access=None if self.access is None else self.access.identity,
             **self._metering_hooks(),
         )
+        if self.content_log is not None:
+            self.content_log.start()
         self.app = KeepAlive(
-            door, every_s=config.gateway.keep_alive_s, unread_s=config.gateway.unread_s
+            door if self.content_log is None else self.content_log.over(door),
+            every_s=config.gateway.keep_alive_s,
+            unread_s=config.gateway.unread_s,
         )
         if self.accounting is not None:
             await self.accounting.start()
@@ -218,6 +226,8 @@ class Gateway:
             self.fleet.metering.done(context, outcome, asyncio.get_running_loop().time())
         if self.metrics.traces is not None:
             self.metrics.traces.done(context, status, outcome)
+        if self.content_log is not None:
+            self.content_log.done(context, status)
 
     def _metering_hooks(self) -> dict[str, Any]:
         """The door's part of quotas and usage."""
@@ -295,6 +305,8 @@ class Gateway:
             await self.access.stop()
         if self.metrics.traces is not None:
             await asyncio.to_thread(self.metrics.traces.stop)
+        if self.content_log is not None:
+            await asyncio.to_thread(self.content_log.stop)
 
 
 def _outcome(status: int) -> str:

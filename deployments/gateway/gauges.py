@@ -107,6 +107,7 @@ class FleetMetrics:
         self._ejections = self.metrics.counter("trireme_ejections")
         self._recovering = self.metrics.gauge("trireme_recovering_requests")
         self._quarantined = self.metrics.counter("trireme_quarantined_requests")
+        self._runaways = self.metrics.counter("trireme_runaway_generations")
         self._quarantine_refusals = self.metrics.counter("trireme_quarantine_refusals")
         self._ejected = {
             (model, pool): self.metrics.gauge("trireme_ejected_replicas").labels(model, pool)
@@ -205,6 +206,9 @@ class FleetMetrics:
 
     def quarantined(self, stream: Stream) -> None:
         self._quarantined.labels(stream.request.model, stream.request.tier).inc()
+
+    def runaway(self, stream: Stream, cause: str) -> None:
+        self._runaways.labels(stream.request.model, stream.request.tier, cause).inc()
 
     def quarantine_refused(self, stream: Stream) -> None:
         self._quarantine_refusals.labels(stream.request.model, stream.request.tier).inc()

@@ -57,6 +57,12 @@ class ModelCore:
             # A copy: vLLM shares the parameters of the requests that ``n`` makes of one.
             params = request.sampling_params = copy.copy(params)
             params.seed = secrets.randbits(SEED_BITS)
+        if params.repetition_detection is None:
+            guard = self._fleet.guard.repetition.get(context.tier)
+            if guard is not None:
+                params = request.sampling_params = copy.copy(params)
+                params.repetition_detection = compat.repetition_detection(guard)
+                context.guarded = True
         request.cache_salt = context.cache_salt or None
         try:
             encoded = compat.encode_request(request)
@@ -124,6 +130,10 @@ class ModelCore:
         if output.details is not None:
             detailed = compat.decode_output(output.details)
             detailed.request_id = request_id
+            finish = None if output.finish is None else FINISH_REASONS[output.finish]
+            if finish != detailed.finish_reason:
+                # The fleet has ended it, or names its end as clients know it.
+                detailed.finish_reason, detailed.stop_reason = finish, None
             if goes_on:
                 # Told with the first tokens; this replica's prompt includes the answer so far.
                 detailed.prefill_stats = detailed.new_prompt_logprobs_tensors = None

@@ -1,5 +1,6 @@
 """One generation as the gateway follows it, from vLLM's front-end to a replica and back."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,9 +12,10 @@ from deployments.gateway.context import RequestContext
 from deployments.router import Flight, Request
 
 CHANNEL = 200005
+ANALYSIS = 35644
 FINAL = 17196
 MESSAGE = 200008
-"""o200k_harmony ids of ``<|channel|>``, ``final`` and ``<|message|>``."""
+"""o200k_harmony ids of ``<|channel|>``, ``analysis``, ``final`` and ``<|message|>``."""
 
 FIRST_MARKUP = 199998
 """The ids from here on are markup, not text."""
@@ -33,35 +35,52 @@ class AnswerWatch:
 
     A stream that does not open with ``<|channel|>`` is no Harmony: its first token is the answer.
     The header of the final channel may name a format (``<|constrain|>json``) before its message.
+
+    ``seen`` counts tokens. At ``limit`` of them, the text in analysis channels has
+    ``max_analysis_tokens``; in every other channel there is none.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_before", "_header", "_in_text", "_left", "_open", "limit", "seen")
+
+    def __init__(self, max_analysis_tokens: int | None = None) -> None:
         self._before = 0
-        self._in_header = False
+        self._header = 0
         self._open = False
         self._in_text = False
-        self._seen = 0
+        self._left = math.inf if max_analysis_tokens is None else max_analysis_tokens
+        self.limit = math.inf
+        self.seen = 0
 
     def feed(self, tokens: list[int]) -> int | None:
         """Count of tokens before the answer, once its first token is among ``tokens``."""
         if self._in_text and max(tokens) < FIRST_MARKUP:
-            self._seen += len(tokens)  # once a token while it thinks
+            self.seen += len(tokens)  # once a token while it thinks
             return None
         for token in tokens:
             if self._open:
-                return self._seen
-            if self._seen == 0 and token != CHANNEL:
+                return self.seen
+            if self.seen == 0 and token != CHANNEL:
                 return 0
-            if token == CHANNEL:
-                self._in_header = False
-            elif self._before == CHANNEL and token == FINAL:
-                self._in_header = True
-            elif self._in_header and token == MESSAGE:
-                self._open = True
+            if token >= FIRST_MARKUP:
+                self._on_markup(token)
+            elif self._before == CHANNEL and token in (ANALYSIS, FINAL):
+                self._header = token
             self._before = token
-            self._seen += 1
-        self._in_text = not (self._in_header or self._open or self._before == CHANNEL)
+            self.seen += 1
+        self._in_text = not (self._header or self._open or self._before == CHANNEL)
         return None
+
+    def _on_markup(self, token: int) -> None:
+        if self.limit < math.inf:  # the end of a text in the analysis channel
+            self._left, self.limit = self.limit - self.seen, math.inf
+        if token == CHANNEL:
+            self._header = 0
+        elif token == MESSAGE:
+            if self._header == FINAL:
+                self._open = True
+            elif self._header == ANALYSIS:
+                self.limit = self.seen + 1 + self._left
+            self._header = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -116,13 +135,17 @@ class Stream:
             self.context.cache_salt,
         )
 
-    def note(self, tokens: list[int], now: float) -> None:
-        """Book new tokens."""
+    def note(self, tokens: list[int], now: float) -> bool:
+        """Book new tokens. True: it has thought for as long as it may, and still does."""
         if not self.emitted:
             self.first_token_s = now
         self.emitted += tokens
         self.last_token_s = now
-        if self.watch is not None:
-            before = self.watch.feed(tokens)
-            if before is not None:
-                self.answer_s, self.tokens_before_answer, self.watch = now, before, None
+        watch = self.watch
+        if watch is None:
+            return False
+        before = watch.feed(tokens)
+        if before is not None:
+            self.answer_s, self.tokens_before_answer, self.watch = now, before, None
+            return False
+        return watch.seen >= watch.limit

@@ -64,6 +64,17 @@ REQUESTS = (
             ),
         ),
     ),
+    Panel(
+        "Runaway replies",
+        "Ended without an answer: analysis (the tier's max_analysis_tokens), repetition (a loop). "
+        "Many: look at the prompts' sampling (top_p below 1 loops), or raise the cap.",
+        "ops",
+        (
+            Query(
+                rate("trireme_runaway_generations_total", "tier, cause", MT), "{{tier}} {{cause}}"
+            ),
+        ),
+    ),
 )
 REPLICAS = (
     Panel(

@@ -113,6 +113,13 @@ BOOKS = (
         (Query("sum by (instance) (trireme_usage_queue_bytes)", "{{instance}}"),),
     ),
     Panel(
+        "Content log",
+        "Records, if content_log is on. dropped: the disk is too slow for the queue; failed: see "
+        "the gateway's log; withheld: a pattern of content_log.redact is too slow.",
+        "ops",
+        (Query(f"sum by (state) (rate(trireme_content_log_records_total{WINDOW}))", "{{state}}"),),
+    ),
+    Panel(
         "First key to expire",
         "Until the first good API key expires. Under a week: see runbooks/TriremeKeyExpires.md.",
         "s",

@@ -15,6 +15,7 @@ from deployments.engine.channel.frames import Output, Sampling
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.model_core import ModelCore
+from deployments.gateway.runaway import RunawayGuard
 from deployments.gateway.streams import Stream
 from deployments.router import Request
 
@@ -27,6 +28,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.metering = None
+        self.guard = RunawayGuard()
         self.asked: list[tuple[Sampling, EngineCoreRequest, Callable[[], bytes]]] = []
 
     def submit(
