@@ -30,6 +30,7 @@ from deployments.gateway.loop_lag import LoopLag
 from deployments.gateway.model_core import ModelCore
 from deployments.gateway.request_log import log_request
 from deployments.gateway.settings import GatewaySettings
+from deployments.gateway.stored_responses import make_stored_responses
 from deployments.gateway.traces import RequestTraces
 from deployments.router import (
     Router,
@@ -125,6 +126,7 @@ class Gateway:
         )
         if self.accounting is not None:
             self.fleet.metering = self.accounting.metering
+        self.stored = make_stored_responses(config)
         self.ops = OpsListener(
             self.metrics.metrics.registry,
             self.status,
@@ -169,6 +171,7 @@ class Gateway:
             tier_to_serve=self._tier_to_serve,
             on_done=self._done,
             access=None if self.access is None else self.access.identity,
+            stored=self.stored,
             **self._metering_hooks(),
         )
         self.app = KeepAlive(
@@ -176,6 +179,8 @@ class Gateway:
         )
         if self.accounting is not None:
             await self.accounting.start()
+        if self.stored is not None:
+            self.stored.start()
         self.fleet.start()
         if self.access is not None:
             await self.access.start()
@@ -291,6 +296,8 @@ class Gateway:
         await self.fleet.stop()
         if self.accounting is not None:
             await self.accounting.stop()
+        if self.stored is not None:
+            await asyncio.to_thread(self.stored.stop)
         if self.access is not None:
             await self.access.stop()
         if self.metrics.traces is not None:
