@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -399,7 +400,7 @@ async def test_a_store_that_fails_is_told_without_a_word_of_content(
     made = await gateway.answered()
     with sqlite3.connect(gateways.folder / "store.sqlite") as connection:
         connection.execute("ALTER TABLE responses RENAME TO gone")
-    caplog.clear()
+    caplog.set_level(logging.DEBUG)
     answer = await gateway.answered(input="my secret is xyzzy")
     assert (answer["status"], answer["store"]) == ("completed", False)
     for path in ("", "/input_items"):
