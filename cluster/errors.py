@@ -109,8 +109,9 @@ class UnknownResponse(InvalidRequest):
 
     status = 404
 
-    def __init__(self, response_id: str) -> None:
-        super().__init__(f"Response with id '{clipped(response_id)}' not found.")
+    def __init__(self, response_id: str, *, kept: bool = True) -> None:
+        hint = "" if kept else " Responses are not stored here."
+        super().__init__(f"Response with id '{clipped(response_id)}' not found.{hint}")
 
 
 class UnknownRoute(InvalidRequest):

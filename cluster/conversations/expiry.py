@@ -101,7 +101,8 @@ class Expiry:
     def stop(self, wait_s: float = 3.0) -> None:
         """A store that hangs is not waited for."""
         self._stop.set()
-        self._thread.join(wait_s)
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -126,7 +126,7 @@ class Gateway:
         )
         if self.accounting is not None:
             self.fleet.metering = self.accounting.metering
-        self.stored = make_stored_responses(config)
+        self.stored = make_stored_responses(config, self.metrics.metrics)
         self.ops = OpsListener(
             self.metrics.metrics.registry,
             self.status,

@@ -18,6 +18,7 @@ from cluster.conversations.expiry import Expiry
 from cluster.conversations.policy import Policy, may_keep, policy_of
 from cluster.conversations.tables import MAX_TENANT
 from cluster.errors import InvalidRequest, StoreAway, UnknownResponse, clipped
+from cluster.metrics import Metrics
 from cluster.tenants.locate import database_url
 from cluster.tenants.store import Store, StoreError, open_store
 
@@ -34,18 +35,25 @@ T = TypeVar("T")
 
 
 class StoredResponses:
-    """What the door asks of the store. ``clock`` is Unix time.
+    """What the door asks of the store. ``clock`` is Unix time. ``told`` is called with `kept` or
+    `not_kept` for every response that was to be stored.
 
     A tenant is empty where callers are not told apart. Every read raises ``StoreAway`` after
     ``max_wait_s`` at most.
     """
 
     def __init__(
-        self, store: Store, config: ResponsesConfig, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        config: ResponsesConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+        told: Callable[[str], None] = lambda outcome: None,
     ) -> None:
         self._store = store
         self._config = config
         self._clock = clock
+        self._told = told
         self._archive = Archive(store.engine)
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="responses")
         self._pending = 0
@@ -111,16 +119,19 @@ class StoredResponses:
         """
         response_id = response.get("id")
         if not isinstance(response_id, str) or _ID.fullmatch(response_id) is None:
+            self._told("not_kept")
             return False
         output = msgspec.json.encode(response["output"])
         rest = msgspec.json.encode({**response, "output": []})
         kept = Kept(tenant, response_id, previous_id, self._clock(), items, output, rest)
         write = _Write(self._archive, kept)
+        done = True
         try:
             await self._ask(write.run)
         except StoreAway:
-            return write.give_up()
-        return True
+            done = write.give_up()
+        self._told("kept" if done else "not_kept")
+        return done
 
     async def response(self, tenant: str, response_id: str) -> dict[str, Any]:
         """Raises ``UnknownResponse``."""
@@ -220,9 +231,14 @@ class _Write:
 
 
 def make_stored_responses(
-    config: TriremeConfig, environ: Mapping[str, str] = os.environ
+    config: TriremeConfig, metrics: Metrics, environ: Mapping[str, str] = os.environ
 ) -> StoredResponses | None:
     """None where nothing is to be kept."""
     if not config.responses.enabled:
         return None
-    return StoredResponses(open_store(database_url(config.access, environ)), config.responses)
+    outcomes = metrics.counter("trireme_stored_responses")
+    return StoredResponses(
+        open_store(database_url(config.access, environ)),
+        config.responses,
+        told=lambda outcome: outcomes.labels(outcome).inc(),
+    )

@@ -24,7 +24,7 @@ async def answer_stored(
     """The body of the answer. Raises ``TriremeError``; where nothing is kept, nothing is found."""
     tenant, wanted = "" if caller is None else caller.tenant, response_id(path)
     if stored is None or stored.policy(tenant) is None:
-        raise UnknownResponse(wanted)
+        raise UnknownResponse(wanted, kept=False)
     if kind == "input_items":
         items = await stored.input_items(tenant, wanted)
         return _page([_listed(item, wanted, i) for i, item in enumerate(items)], _fields(query))

@@ -52,7 +52,8 @@ class OneGateway:
     def __init__(self, world: World, folder: Path, callers: Callers | None, **config: Any) -> None:
         self.store = open_store(sqlite_url(folder))
         settings = ResponsesConfig.model_validate({"enabled": True, **config})
-        self.stored = StoredResponses(self.store, settings)
+        self.told: list[str] = []
+        self.stored = StoredResponses(self.store, settings, told=self.told.append)
         self.stored.start()
         door = Door(
             {MODEL: world.app},
@@ -191,8 +192,9 @@ async def test_an_answer_that_met_its_cap_can_be_gone_on_from(gateways: Gateways
 
 async def test_openais_client_keeps_a_conversation(gateways: Gateways) -> None:
     gateway = gateways.open()
+    http: Any = gateway.http  # another make of the client that it names, and just as good
     client = AsyncOpenAI(
-        api_key="none", base_url="http://gateway/v1", http_client=gateway.http, max_retries=0
+        api_key="none", base_url="http://gateway/v1", http_client=http, max_retries=0
     )
     one = await client.responses.create(model=MODEL, input="Good morning")
     two = await client.responses.create(
@@ -288,7 +290,8 @@ async def test_where_it_is_off_nothing_is_kept_and_that_is_told(world: World) ->
     for method, below in (
         ("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel"),
     ):  # fmt: skip
-        error_of(await world.http.request(method, f"{PATH}/{made['id']}{below}"), 404)
+        answer = await world.http.request(method, f"{PATH}/{made['id']}{below}")
+        assert "not stored here" in error_of(answer, 404)["message"]
 
 
 async def test_only_what_the_request_and_the_policy_allow_is_kept(gateways: Gateways) -> None:
@@ -382,6 +385,7 @@ async def test_a_store_that_hangs_is_not_waited_for(gateways: Gateways) -> None:
     while gateway.stored._pending and time.monotonic() < until:
         await asyncio.sleep(0.01)
     assert gateway.stored._pending == 0
+    assert gateway.told == ["kept", "not_kept", "not_kept"]
     assert gateways.rows() == 1
 
     stalled = Stalled(gateway, "WITH RECURSIVE")
