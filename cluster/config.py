@@ -1407,6 +1407,62 @@ def _pattern_faults(patterns: Iterable[str]) -> Iterator[Fault]:
                 yield Fault(f"[{index}]", "matches nothing at all, everywhere", "write what it is")
 
 
+class TenantResponsesConfig(_Settings):
+    """What is kept of one tenant's responses, where it differs."""
+
+    enabled: bool = Field(default=True, description="False: nothing of this tenant is kept.")
+    retain_days: int | None = Field(default=None, ge=1, le=36_500, description="None: as for all.")
+    max_responses: int | None = Field(default=None, ge=1, description="None: as for all.")
+    max_bytes: int | None = Field(default=None, ge=MIB, description="None: as for all.")
+
+
+class ResponsesConfig(_Settings):
+    """Responses kept for their callers, so that a conversation goes on from `previous_response_id`.
+
+    Prompts and answers then lie in the store (`access.store_url`), which is for the operator to
+    decide: off, nothing of any request's content is written anywhere.
+    """
+
+    enabled: bool = Field(
+        default=False,
+        description="Whether responses may be kept. Gateways on several machines need PostgreSQL "
+        "for it: a SQLite file is on one of them only.",
+    )
+    store_by_default: bool = Field(
+        default=True,
+        description="Whether a response is kept where its request does not write `store`. True is "
+        "OpenAI's way, which clients rely on; false: only where it writes `store: true`.",
+    )
+    retain_days: int = Field(
+        default=30, ge=1, le=36_500, description="Days after which a response is deleted."
+    )
+    max_responses: int = Field(
+        default=100_000, ge=1, description="Of one tenant; beyond, the oldest are deleted."
+    )
+    max_bytes: int = Field(
+        default=1024 * MIB, ge=MIB, description="Of one tenant; beyond, the oldest are deleted."
+    )
+    max_turns: int = Field(
+        default=200, ge=1, le=1024, description="Responses that one conversation may go on from."
+    )
+    max_conversation_bytes: int = Field(
+        default=4 * MIB,
+        ge=4096,
+        le=64 * MIB,
+        description="Size of the items that a conversation may go on from, as JSON.",
+    )
+    max_wait_s: float = Field(
+        default=3.0,
+        gt=0,
+        le=60,
+        description="Seconds that a request waits for the store, each way. Beyond, a conversation "
+        "is refused (503), and an answer goes out as not kept (`store: false`).",
+    )
+    tenants: dict[str, TenantResponsesConfig] = Field(
+        default_factory=dict, description="Exceptions, by tenant."
+    )
+
+
 class TriremeConfig(_Settings):
     """All of `trireme.yaml`."""
 
@@ -1440,6 +1496,9 @@ class TriremeConfig(_Settings):
     )
     content_log: ContentLogConfig = Field(
         default_factory=ContentLogConfig, description="A log of requests and answers, opt-in."
+    )
+    responses: ResponsesConfig = Field(
+        default_factory=ResponsesConfig, description="Responses that are kept for their callers."
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
     telemetry: TelemetryConfig = Field(

@@ -104,6 +104,16 @@ class UnknownModel(InvalidRequest):
         super().__init__(f"The model `{clipped(name)}` does not exist.{hint}", param="model")
 
 
+class UnknownResponse(InvalidRequest):
+    """The caller's tenant has no such stored response."""
+
+    status = 404
+
+    def __init__(self, response_id: str, *, kept: bool = True) -> None:
+        hint = "" if kept else " Responses are not stored here."
+        super().__init__(f"Response with id '{clipped(response_id)}' not found.{hint}")
+
+
 class UnknownRoute(InvalidRequest):
     """No such path."""
 
@@ -318,6 +328,16 @@ class NoReplica(TriremeError):
         retry_after_s: float = 1.0,
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
+
+
+class StoreAway(TriremeError):
+    """The store does not answer, and the request cannot be served without it."""
+
+    status = 503
+    code = "store_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The store of responses does not answer. Try again.", retry_after_s=5.0)
 
 
 class ReplicaLost(TriremeError):

@@ -145,6 +145,15 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
     *CHANNEL_METRICS,
     *ACCESS_METRICS,
     Metric(
+        "trireme_stored_responses",
+        "counter",
+        "requests",
+        ("outcome",),
+        "Responses that were to be kept (`responses.enabled`): kept, or not_kept as the store did "
+        "not answer in time; their clients were told so.",
+        values={"outcome": ("kept", "not_kept")},
+    ),
+    Metric(
         "trireme_requests",
         "counter",
         "requests",

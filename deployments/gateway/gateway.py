@@ -32,6 +32,7 @@ from deployments.gateway.model_core import ModelCore
 from deployments.gateway.request_log import log_request
 from deployments.gateway.runaway import RunawayGuard
 from deployments.gateway.settings import GatewaySettings
+from deployments.gateway.stored_responses import make_stored_responses
 from deployments.gateway.traces import RequestTraces
 from deployments.router import (
     Router,
@@ -129,6 +130,7 @@ class Gateway:
         if self.accounting is not None:
             self.fleet.metering = self.accounting.metering
         self.content_log = make_content_log(config, gateway_id, self.metrics.metrics)
+        self.stored = make_stored_responses(config, self.metrics.metrics)
         self.ops = OpsListener(
             self.metrics.metrics.registry,
             self.status,
@@ -173,6 +175,7 @@ class Gateway:
             tier_to_serve=self._tier_to_serve,
             on_done=self._done,
             access=None if self.access is None else self.access.identity,
+            stored=self.stored,
             **self._metering_hooks(),
         )
         if self.content_log is not None:
@@ -184,6 +187,8 @@ class Gateway:
         )
         if self.accounting is not None:
             await self.accounting.start()
+        if self.stored is not None:
+            self.stored.start()
         self.fleet.start()
         if self.access is not None:
             await self.access.start()
@@ -301,6 +306,8 @@ class Gateway:
         await self.fleet.stop()
         if self.accounting is not None:
             await self.accounting.stop()
+        if self.stored is not None:
+            await asyncio.to_thread(self.stored.stop)
         if self.access is not None:
             await self.access.stop()
         if self.metrics.traces is not None:

@@ -89,6 +89,14 @@ BOOKS = (
         limits=(10, 60),
     ),
     Panel(
+        "Kept responses",
+        "That were to be kept. not_kept: the store did not answer in time, and their clients were "
+        "told so; the next turn of these conversations has to bring all of it.",
+        "reqps",
+        (Query(f"sum by (outcome) (rate(trireme_stored_responses_total{WINDOW}))", "{{outcome}}"),),
+        "stacked",
+    ),
+    Panel(
         "Quotas counted together",
         "1: in Redis, with the other gateways. 0 with several gateways: each keeps to its share; "
         "see runbooks/TriremeQuotasAlone.md.",

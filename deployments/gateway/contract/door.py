@@ -64,10 +64,19 @@ from deployments.gateway.contract.permit import (
 )
 from deployments.gateway.contract.respond import CLIENT_LEFT, Reply
 from deployments.gateway.contract.responses_shape import ResponseShape
-from deployments.gateway.contract.routes import Route, find_route, model_id, speaks_anthropic
+from deployments.gateway.contract.routes import (
+    STORED,
+    Route,
+    find_route,
+    model_id,
+    speaks_anthropic,
+)
 from deployments.gateway.contract.service_tier import USED, used_service_tier
+from deployments.gateway.contract.stored_routes import answer_stored
+from deployments.gateway.contract.turn import Turn, begin_turn
 from deployments.gateway.contract.unbroken import UnbrokenRuns
 from deployments.gateway.contract.values import check_values
+from deployments.gateway.stored_responses import StoredResponses
 from deployments.router.tiers import TierAlias
 
 log = logging.getLogger("trireme.gateway")
@@ -127,7 +136,7 @@ class Door:
     type. ``clock`` is the event loop's monotonic clock, in seconds. ``tier_to_serve`` may lower the
     tier of a request to a model (brown-out). ``access`` tells who calls; None lets everybody in.
     ``check_limits`` raises where the caller is known to be over a limit; ``usage`` answers what a
-    caller has used, from the query.
+    caller has used, from the query. ``stored`` keeps responses; None: nothing is kept.
 
     ``on_done`` is called once for each request to a route that generates or tokenizes, with the
     status of its outcome: 499 when the client left before the end; the failure's status when a
@@ -151,6 +160,7 @@ class Door:
         access: Access | None = None,
         check_limits: Callable[[RequestContext], None] = lambda context: None,
         usage: Callable[[Caller | None, bytes], Awaitable[dict[str, Any]]] | None = None,
+        stored: StoredResponses | None = None,
     ) -> None:
         self._apps = apps
         self._names = names
@@ -166,6 +176,7 @@ class Door:
         self._access = access
         self._check_limits = check_limits
         self._usage = usage
+        self._stored = stored
         self._unwinding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,6 +201,13 @@ class Door:
                 caller = await self._caller(route, scope["headers"])
                 if route.kind == "usage":
                     await self._tell_usage(caller, scope, request_id, send)
+                    return
+                if route.kind in STORED:
+                    query = scope.get("query_string", b"")
+                    answered = await answer_stored(
+                        self._stored, caller, route.kind, scope["method"], path, query
+                    )
+                    await answer_json(send, 200, answered, {"x-request-id": request_id})
                     return
                 await self._own(route, path, request_id, send, scope["method"] == "HEAD", caller)
         except TriremeError as error:
@@ -290,7 +308,7 @@ class Door:
             limits = self._limits
             await self._admit(route, scope["headers"], context)
             raw = await read_body(headers, receive, limits.max_body_bytes, limits.body_s)
-            body, shape = self._prepare_or_fail(route, raw, context)
+            body, shape = await self._prepare_or_fail(route, raw, context)
             status = await self._run(route, context, body, shape, scope, receive, send)
         except ClientLeft:
             pass
@@ -311,21 +329,26 @@ class Door:
         if caller is not None and self._access is not None:
             context.cache_salt = self._access.cache_salt(caller)
 
-    def _prepare_or_fail(
+    async def _prepare_or_fail(
         self, route: Route, raw: bytes, context: RequestContext
     ) -> tuple[bytes, Shape]:
         try:
-            return self._prepare(route, raw, context)
+            body, size_bytes, turn = decode_body(raw), len(raw), None
+            if route.kind == "responses":
+                turn = await begin_turn(self._stored, body, context.caller)
+                size_bytes += turn.recalled_bytes
+            encoded = self._prepare(route, body, size_bytes, context)
+            return encoded, _shape_of(route, body, context, turn)
         except TriremeError:
             raise
         except Exception as error:
             log.exception("a body could not be read", extra={"request_id": context.request_id})
             raise InternalError(str(error)) from error
 
-    def _prepare(self, route: Route, raw: bytes, context: RequestContext) -> tuple[bytes, Shape]:
-        """The body as vLLM gets it, and what its answer must look like. Fills in ``context``;
-        raises ``TriremeError``."""
-        body = decode_body(raw)
+    def _prepare(
+        self, route: Route, body: dict[str, Any], size_bytes: int, context: RequestContext
+    ) -> bytes:
+        """The body as vLLM gets it. Fills in ``context``; raises ``TriremeError``."""
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is required and must be a string.", param="model")
@@ -339,7 +362,7 @@ class Door:
         context.ignored = keep_known_fields(route.kind, body)
         runs = UnbrokenRuns(self._limits.max_unbroken_run_chars, route.text_field)
         runs.check(texts_of(body))
-        render_cost_s.set(runs.cost_s(len(raw)))
+        render_cost_s.set(runs.cost_s(size_bytes))
         default = default_tier(caller, self._default_tier)
         context.effort, context.tier = settle_tier(route.kind, body, alias, default)
         with self._counted("tier"):
@@ -355,7 +378,7 @@ class Door:
         body["model"] = alias.model
         encoded = encode_body(body)
         context.model = alias.model
-        return encoded, _shape_of(route, body, context)
+        return encoded
 
     def _brown_out(
         self, route: Route, body: dict[str, Any], model: str, context: RequestContext
@@ -407,12 +430,14 @@ class Door:
         return CLIENT_LEFT if reply.status is None else reply.status
 
 
-def _shape_of(route: Route, body: dict[str, Any], context: RequestContext) -> Shape:
+def _shape_of(
+    route: Route, body: dict[str, Any], context: RequestContext, turn: Turn | None
+) -> Shape:
     if route.kind == "chat":
         return ChatShape.of(body, context.service_tier)
-    if route.kind == "responses":
+    if turn is not None:
         asked = context.effort or context.asked_tier or context.tier
-        return ResponseShape(asked, context.service_tier or USED, time.time)
+        return ResponseShape(asked, context.service_tier or USED, time.time, turn)
     return None
 
 

@@ -84,8 +84,9 @@ REFUSED: Mapping[str, str] = {
     "functions": "it is deprecated; send `tools`",
     "function_call": "it is deprecated; send `tool_choice`",
     "web_search_options": "there is no web search here",
-    "background": "responses are not stored here",
-    "conversation": "responses are not stored here",
+    "background": "a response ends with its connection",
+    "conversation": "there are no conversations by that name; send `previous_response_id`, where "
+    "responses are stored, or the whole conversation",
     "prompt": "prompt templates are not stored here",
 }
 """Field → why. A field with the value ``null`` or ``false`` asks for nothing and is dropped."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deployments.gateway.contract.fields import PASSED, REFUSED, STRIPPED
-from deployments.gateway.contract.routes import OPEN, ROUTES, Kind
+from deployments.gateway.contract.routes import OPEN, ROUTES, STORED, Kind
 from deployments.gateway.contract.service_tier import SERVICE_TIERS
 from deployments.gateway.contract.values import MAX_CHOICES, MAX_TOP_LOGPROBS
 from deployments.router.tiers import TIER_OF_EFFORT
@@ -12,7 +12,10 @@ VERSION = "1"
 
 _ABOUT: dict[Kind, str] = {
     "chat": "OpenAI's Chat Completions, unary and streamed. Reasoning comes as `reasoning`.",
-    "responses": "OpenAI's Responses, unary and streamed. Nothing is stored.",
+    "responses": "OpenAI's Responses, unary and streamed.",
+    "response": "A response that was kept, where the operator allows that; or its deletion.",
+    "input_items": "The items that its request brought.",
+    "cancel": "Refused: no response is created in the background here.",
     "messages": "Anthropic's Messages, unary and streamed.",
     "completions": "OpenAI's legacy Completions: a raw prompt, or its token ids.",
     "tokenize": "The tokens of a prompt.",
@@ -94,7 +97,7 @@ def document() -> dict[str, Any]:
     for path, route in ROUTES.items():
         for method in route.methods:
             if method != "HEAD":
-                paths.setdefault(path, {})[method.lower()] = _operation(route.kind)
+                paths.setdefault(path, {})[method.lower()] = _operation(route.kind, method)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Trireme", "version": VERSION},
@@ -103,11 +106,13 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(kind: Kind) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": kind, "summary": _ABOUT[kind]}
-    if kind == "model":
-        name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-        operation["parameters"] = [name]
+def _operation(kind: Kind, method: str) -> dict[str, Any]:
+    name = "delete_response" if method == "DELETE" else kind
+    operation: dict[str, Any] = {"operationId": name, "summary": _ABOUT[kind]}
+    named = "model" if kind == "model" else "response_id" if kind in STORED else None
+    if named is not None:
+        in_path = {"name": named, "in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [in_path]
     answer: dict[str, Any] = {"description": "The answer."}
     if kind in PASSED:
         fields = PASSED[kind] | ({"service_tier"} if kind in ("chat", "responses") else set())

@@ -120,7 +120,7 @@ class Reply:
             await self._end_stream(self._event_fault(event))
         else:
             shape = self._shape
-            shaped = shape.event(event) if isinstance(shape, ResponseShape) else event
+            shaped = await shape.event(event) if isinstance(shape, ResponseShape) else event
             self._last = self._with_tier_told(shaped)
             await self._send({"type": "http.response.body", "body": self._last, "more_body": True})
 
@@ -165,7 +165,7 @@ class Reply:
         shape = self._shape
         if unary and (shape is not None or self._context.asked_tier is not None):
             body = b"".join(message.get("body", b"") for message in held)
-            body = self._with_tier_told(body if shape is None else shape.whole(body))
+            body = self._with_tier_told(await _shaped(shape, body))
             held = [{"type": "http.response.body", "body": body}]
             kept = [each for each in head["headers"] if each[0].lower() != b"content-length"]
             head["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
@@ -262,6 +262,12 @@ class Reply:
             return int(msgspec.json.decode(data)["sequence_number"]) + 1
         except (msgspec.DecodeError, LookupError, TypeError, ValueError):
             return 0
+
+
+async def _shaped(shape: ChatShape | ResponseShape | None, body: bytes) -> bytes:
+    if isinstance(shape, ResponseShape):
+        return await shape.whole(body)
+    return body if shape is None else shape.whole(body)
 
 
 def _streams(headers: Headers) -> bool:

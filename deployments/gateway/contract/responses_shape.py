@@ -2,7 +2,7 @@
 
 vLLM adds ``*_per_turn`` lists to the usage details, on which OpenAI's JavaScript Agents SDK rejects
 a whole stream, and fields of its engines. It leaves out ``error`` and ``completed_at``, which
-OpenAI's schema has, and ``store``, for which clients then assume true although nothing is stored.
+OpenAI's schema has, and ``store``, for which clients then assume true whether it is stored or not.
 It ends a stream that met the cap with ``response.completed``, and writes null where the schema has
 a list, an object, or nothing.
 """
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+
+from deployments.gateway.contract.turn import Turn
 
 OPENING_EVENTS = (b"event: response.created", b"event: response.in_progress")
 FINAL_EVENTS = (b"event: response.completed", b"event: response.incomplete")
@@ -30,17 +32,19 @@ class ResponseShape:
     effort: str
     service_tier: str
     unix_s: Callable[[], float]
+    turn: Turn
 
-    def whole(self, body: bytes) -> bytes:
-        """A unary response."""
+    async def whole(self, body: bytes) -> bytes:
+        """A unary response, which is kept before it goes out."""
         try:
             response = msgspec.json.decode(body)
         except msgspec.DecodeError:
             return body
-        return msgspec.json.encode(self._repaired(response))
+        return msgspec.json.encode(await self._kept(self._repaired(response)))
 
-    def event(self, event: bytes) -> bytes:
-        """An event that carries the whole response, or an item or a part of it."""
+    async def event(self, event: bytes) -> bytes:
+        """An event that carries the whole response, or an item or a part of it. The response of
+        the last one is kept before that goes out: who reads the end finds it at every gateway."""
         name, _, rest = event.partition(b"\ndata: ")
         try:
             data = msgspec.json.decode(rest)
@@ -53,11 +57,20 @@ class ResponseShape:
         if "part" in data:
             data["part"] = _part(data["part"])
         if "response" in data:
-            response = data["response"] = self._repaired(data.get("response"))
+            response = self._repaired(data.get("response"))
+            if event.startswith(FINAL_EVENTS):
+                response = await self._kept(response)
+            data["response"] = response
             if isinstance(response, dict) and response.get("status") == "incomplete":
                 data["type"] = "response.incomplete"
                 name = b"event: response.incomplete"
         return name + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
+
+    async def _kept(self, response: Any) -> Any:
+        """``response``, stored if that was asked for and can be done; it tells whether it is."""
+        if isinstance(response, dict) and self.turn.keeps:
+            response["store"] = await self.turn.keep(response)
+        return response
 
     def _repaired(self, response: Any) -> Any:
         if not isinstance(response, dict):
@@ -72,7 +85,8 @@ class ResponseShape:
             if response.get(key) is None:
                 response.pop(key, None)
         response.setdefault("error", None)
-        response.setdefault("store", False)
+        response["store"] = self.turn.keeps
+        response["previous_response_id"] = self.turn.previous_id
         done = response.get("status") == "completed"
         response.setdefault("completed_at", int(self.unix_s()) if done else None)
         response["service_tier"] = self.service_tier

@@ -1,5 +1,6 @@
 """Which paths the gateway answers. vLLM registers many more; none of those is reachable."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -16,12 +17,19 @@ Kind = Literal[
     "chat",
     "completions",
     "responses",
+    "response",
+    "input_items",
+    "cancel",
     "messages",
     "tokenize",
     "usage",
 ]
 
 _MODEL_PREFIX = "/v1/models/"
+_RESPONSE = re.compile(r"/v1/responses/(?P<id>resp_[A-Za-z0-9_-]{1,120})(?P<rest>/[a-z_]+)?")
+
+STORED: frozenset[Kind] = frozenset({"response", "input_items", "cancel"})
+"""Routes of a response that was kept."""
 
 
 OPEN: frozenset[Kind] = frozenset({"health", "ready", "openapi"})
@@ -55,6 +63,9 @@ ROUTES: Mapping[str, Route] = {
     "/v1/chat/completions": Route("chat", ("POST",), "messages"),
     "/v1/completions": Route("completions", ("POST",), "prompt"),
     "/v1/responses": Route("responses", ("POST",), "input"),
+    "/v1/responses/{response_id}": Route("response", ("GET", "DELETE")),
+    "/v1/responses/{response_id}/input_items": Route("input_items", ("GET",)),
+    "/v1/responses/{response_id}/cancel": Route("cancel", ("POST",)),
     "/v1/messages": Route("messages", ("POST",), "messages"),
     "/tokenize": Route("tokenize", ("POST",), "prompt"),
 }
@@ -62,9 +73,11 @@ ROUTES: Mapping[str, Route] = {
 
 def find_route(method: str, path: str) -> Route:
     """The route of a request. Raises ``UnknownRoute`` and ``MethodNotAllowed``."""
-    route = ROUTES.get(path)
+    route = None if "{" in path else ROUTES.get(path)
     if route is None and path.startswith(_MODEL_PREFIX) and len(path) > len(_MODEL_PREFIX):
         route = _MODEL
+    if route is None and (found := _RESPONSE.fullmatch(path)):
+        route = ROUTES.get(f"/v1/responses/{{response_id}}{found['rest'] or ''}")
     if route is None:
         raise UnknownRoute(method, path)
     if method not in route.methods:
@@ -75,6 +88,12 @@ def find_route(method: str, path: str) -> Route:
 def speaks_anthropic(path: str) -> bool:
     """Clients of this path expect errors in Anthropic's form."""
     return path.startswith("/v1/messages")
+
+
+def response_id(path: str) -> str:
+    """The id in ``/v1/responses/{id}`` and below."""
+    found = _RESPONSE.fullmatch(path)
+    return "" if found is None else found["id"]
 
 
 def model_id(path: str) -> str:

@@ -173,12 +173,6 @@ def _check_conversation(body: dict[str, Any], field: str) -> None:
 
 
 def _check_responses(body: dict[str, Any]) -> None:
-    if "previous_response_id" in body:
-        raise _wrong(
-            "previous_response_id",
-            "no such response, as responses are not stored here; send the whole conversation",
-            "previous_response_not_found",
-        )
     if "input" not in body:
         raise _wrong("input", "it is required", "missing_required_parameter")
     items = body["input"]

@@ -63,8 +63,15 @@ async def test_health_ready_and_metrics_answer_without_a_model(world: World) -> 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/v1/responses/resp_1"),
-        ("POST", "/v1/responses/resp_1/cancel"),
+        ("GET", "/v1/responses/render"),
+        ("POST", "/v1/responses/render"),
+        ("GET", "/v1/responses/"),
+        ("GET", "/v1/responses/{response_id}"),
+        ("POST", "/v1/responses/{response_id}/cancel"),
+        ("GET", "/v1/responses/resp_1/render"),
+        ("GET", "/v1/responses/resp_1/"),
+        ("GET", "/v1/responses/resp_1/../x"),
+        ("GET", "/v1/responses/resp_" + "a" * 200),
         ("POST", "/detokenize"),
         ("GET", "/version"),
         ("GET", "/docs"),
