@@ -89,6 +89,7 @@ async def test_weights_reach_the_router_on_its_loop_while_it_runs(world: World) 
 async def test_of_two_gateways_on_one_machine_one_has_the_admin_api(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "trireme.gateway")
     (port,) = free_ports(1)
     admin = {"port": port}
     async with world.gateway(admin=admin) as (one, _), world.gateway(admin=admin) as (other, _):
