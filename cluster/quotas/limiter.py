@@ -7,9 +7,9 @@ knows what to do when Redis is away. Runs on one event loop.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 
+from cluster.quotas.clock import steady_clock
 from cluster.quotas.ledger import (
     Change,
     Known,
@@ -48,13 +48,13 @@ class Limiter:
         *,
         gateways: int = 1,
         lease_s: float = 15.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._remote = remote
         self._gateways = gateways
         self._lease_s = lease_s
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._offset_s = 0.0
         """Redis's clock less ours."""
         self._up = False

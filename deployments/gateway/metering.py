@@ -45,7 +45,8 @@ Then = Callable[[TriremeError | None], None]
 
 class Metering:
     """``limiter`` None: no quotas; ``queue`` None: no usage. ``gpus`` are those of a replica of
-    each pool. ``now`` arguments are on the event loop's clock; ``clock`` gives unix seconds."""
+    each pool. ``now`` arguments are on the event loop's clock; ``clock`` gives unix seconds
+    for what is written down, ``steady`` seconds of a clock that is never set."""
 
     def __init__(
         self,
@@ -57,14 +58,16 @@ class Metering:
         metrics: Metrics,
         gpus: Mapping[str, int],
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limiter = limiter
         self.queue = queue
         self._prices = prices
         self._weights = weights
-        self._lengths = Lengths(predictor, clock)
+        self._lengths = Lengths(predictor, steady)
         self._gpus = gpus
         self._clock = clock
+        self._steady = steady
         self._gpu_time = GpuTime()
         self._subjects = Subjects()
         self._refusals = Refusals()
@@ -75,7 +78,7 @@ class Metering:
         self._refused = metrics.counter("trireme_quota_refusals")
         self._behind = metrics.counter("trireme_quota_demotions")
         self._tenants = TenantMetrics(metrics)
-        self._choose_at = clock() + CHOOSE_S
+        self._choose_at = steady() + CHOOSE_S
         self._queued = metrics.counter("trireme_usage_records").labels("queued")
 
     # -------------------------------------------------------------- admission
@@ -83,7 +86,7 @@ class Metering:
     def check(self, context: RequestContext) -> None:
         """At the door: raises the refusal of a subject that was refused just now."""
         subjects = self._subjects.of(context.caller, context.tier)[0]
-        known = self._refusals.find(subjects, self._clock())
+        known = self._refusals.find(subjects, self._steady())
         if known is not None:
             refused, context.rate_limits = known
             self._refused.labels(context.tier, refused.kind).inc()
@@ -177,7 +180,7 @@ class Metering:
     ) -> None:
         generation = meter.open.pop(request_id, None)
         self._refused.labels(context.tier, refused.kind).inc()
-        self._refusals.remember(refused, context.rate_limits, self._clock())
+        self._refusals.remember(refused, context.rate_limits, self._steady())
         if generation is None or generation.aborted:
             self._finish(context, meter)
         else:
@@ -268,7 +271,7 @@ class Metering:
     def observe(self, fleet: Fleet) -> None:
         """Look at all replicas; called some 20 times a second."""
         self._gpu_time.look(fleet)
-        now = self._clock()
+        now = self._steady()
         if now >= self._choose_at:
             self._choose_at = now + CHOOSE_S
             self._tenants.choose()

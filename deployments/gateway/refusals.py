@@ -15,7 +15,7 @@ Told = Mapping[str, str]
 
 
 class Refusals:
-    """``now`` is unix time in seconds; ``told`` are the headers that went with the refusal."""
+    """``now`` is seconds of a clock that is never set; ``told``: headers that went with it."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, Refused, Told]] = {}

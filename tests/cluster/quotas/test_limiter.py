@@ -1,6 +1,7 @@
 """Gateways that share limits through a real Redis, and what they do without it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -192,3 +193,12 @@ async def test_known_spending_is_there_from_the_start(server: RedisServer) -> No
 def test_what_is_given_back_undoes_an_admission() -> None:
     back = given_back(ONE, 5)
     assert (back.requests, back.tokens, back.concurrent, back.held) == (-1, -10, -1, -10.0)
+
+
+def test_a_clock_that_is_set_moves_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = Limiter(None)
+    before = limiter.now()
+    assert abs(before - time.time()) < 1.0
+    for set_to in (before - 3600.0, before + 3600.0):
+        monkeypatch.setattr(time, "time", lambda set_to=set_to: set_to)
+        assert 0.0 <= limiter.now() - before < 5.0
