@@ -6,21 +6,20 @@ those who scrape have to know it. Rendering runs in a thread: a scrape must not 
 """
 
 import asyncio
-import contextlib
 import json
 import os
-import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import uvicorn
 from prometheus_client import REGISTRY, CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from cluster.listener import Listener
 
 Status = Callable[[], Any]
 
@@ -62,14 +61,6 @@ PAGE_POLICY = (
 """A page has its own style and script in it, and asks nobody but its listener."""
 
 
-class QuietServer(uvicorn.Server):
-    """Leaves the process's signals alone: they belong to Ray."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class OpsListener:
     """``registry`` is rendered at ``/metrics``, ``status`` at ``/status`` (JSON), and what ``more``
     names at those paths, as JSON too.
@@ -90,8 +81,7 @@ class OpsListener:
         self._page = page
         self._registry = registry
         self._pages = {"/status": status, **more}
-        self._server: QuietServer | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._listener: Listener | None = None
         self.url = ""
 
     async def start(self, host: str) -> str:
@@ -100,25 +90,8 @@ class OpsListener:
         routes += [self._route(path, self._answer) for path in self._pages]
         if self._page:
             routes.append(self._route("/", self._show))
-        host, wanted_port = _address(host)
-        # Bound here: uvicorn ends the whole process when it cannot bind.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, wanted_port), family=family)
-        config = uvicorn.Config(
-            Starlette(routes=routes),
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-        )
-        self._server = QuietServer(config)
-        self._task = asyncio.create_task(self._server.serve([listening]))
-        while not self._server.started:
-            if self._task.done():
-                self._task.result()
-                raise OSError(f"cannot listen on {host}")
-            await asyncio.sleep(0.005)
-        port = listening.getsockname()[1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._listener = Listener(Starlette(routes=routes))
+        self.url = await self._listener.start(*_address(host))
         return self.url
 
     @staticmethod
@@ -139,6 +112,5 @@ class OpsListener:
         return Response(self._page, media_type="text/html", headers=headers)
 
     async def stop(self) -> None:
-        if self._server is not None and self._task is not None:
-            self._server.should_exit = True
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.stop()

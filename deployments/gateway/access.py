@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.config import AccessConfig
+from cluster.listener import Listener
 from cluster.metrics import Metrics
 from cluster.tenants.book import Book
 from cluster.tenants.directory import Directory
@@ -19,13 +20,15 @@ from cluster.tenants.snapshot import Snapshot
 from cluster.tenants.store import open_store
 from cluster.tenants.tokens import Tokens
 from deployments.gateway.admin import AdminApi, read_admins
-from deployments.gateway.admin_listener import AdminListener
 from deployments.gateway.identity import Identity
 
 log = logging.getLogger("trireme.gateway")
 
 GAUGE_S = 5.0
 """How often the metrics are brought up to date."""
+
+MOST_ADMIN_REQUESTS = 64
+"""At a time."""
 
 
 class AccessControl:
@@ -65,10 +68,10 @@ class AccessControl:
             public_metrics=config.public_metrics,
             refused=lambda reason: refusals.labels(reason).inc(),
         )
-        self._admin: AdminListener | None = None
+        self._admin: Listener | None = None
         if config.admin is not None:
             api = AdminApi(Book(self.store, secret), read_admins(config.admin, environ))
-            self._admin = AdminListener(api.app)
+            self._admin = Listener(api.app, MOST_ADMIN_REQUESTS)
 
     async def start(self) -> None:
         """Returns at once, whether the store answers or not."""

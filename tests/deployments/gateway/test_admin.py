@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from cluster.config import AdminConfig
+from cluster.listener import Listener
 from deployments.gateway.admin import AdminApi, BadAdmins, read_admins
-from deployments.gateway.admin_listener import AdminListener
 from tests.deployments.gateway.access_world import Callers
 
 ANNE = "anne-0123456789-0123456789-0123456789"
@@ -36,7 +36,7 @@ class Admin:
 @pytest_asyncio.fixture
 async def admin(tmp_path: Path) -> AsyncIterator[Admin]:
     callers = Callers(tmp_path)
-    listener = AdminListener(AdminApi(callers.book, {"anne": ANNE, "ben": BEN}).app)
+    listener = Listener(AdminApi(callers.book, {"anne": ANNE, "ben": BEN}).app)
     made = Admin(callers, await listener.start("127.0.0.1", 0))
     yield made
     await made.http.aclose()
@@ -151,7 +151,7 @@ async def test_a_port_that_is_taken_is_an_error_of_the_listener_only(admin: Admi
     port = httpx.URL(admin.url).port
     assert port is not None
     with pytest.raises(OSError, match="in use"):
-        await AdminListener(AdminApi(admin.callers.book, {}).app).start("127.0.0.1", port)
+        await Listener(AdminApi(admin.callers.book, {}).app).start("127.0.0.1", port)
     assert (await admin.ask("GET", "/admin/tenants")).status_code == 200
 
 

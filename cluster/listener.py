@@ -1,25 +1,34 @@
-"""A listener of its own for the admin API, on an address that no client of the endpoint reaches."""
+"""An HTTP listener of this process's own, beside whatever Ray Serve has it serve."""
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
-from cluster.ops import QuietServer
+
+class QuietServer(uvicorn.Server):
+    """Leaves the process's signals alone: they belong to Ray."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
-class AdminListener:
-    """Serves ``app`` on the running loop."""
+class Listener:
+    """Serves the ASGI application ``app`` on the running loop; ``most`` requests at a time."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, most: int | None = None) -> None:
         self._app = app
+        self._most = most
         self._server: QuietServer | None = None
         self._task: asyncio.Task[None] | None = None
         self.url = ""
 
     async def start(self, host: str, port: int) -> str:
-        """Listen; returns the base URL. Raises ``OSError`` if it cannot."""
+        """Listen, on a free port for 0; returns the base URL. Raises ``OSError`` if it cannot."""
         # Bound here: uvicorn ends the whole process when it cannot bind.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
@@ -29,7 +38,7 @@ class AdminListener:
             access_log=False,
             log_config=None,
             server_header=False,
-            limit_concurrency=64,
+            limit_concurrency=self._most,
         )
         self._server = QuietServer(config)
         self._task = asyncio.create_task(self._server.serve([listening]))
