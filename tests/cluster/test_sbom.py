@@ -37,9 +37,5 @@ def test_it_is_written_to_a_file(tmp_path: Path) -> None:
 
 
 def test_it_is_valid() -> None:
-    pytest.importorskip("jsonschema")
-    try:
-        problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill("1", installed()))
-    except Exception as error:
-        pytest.skip(f"the validator's own packages are not here: {error}")
+    problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill("1", installed()))
     assert problem is None
