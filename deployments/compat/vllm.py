@@ -228,7 +228,7 @@ _PREEMPTED = EngineCoreEventType.PREEMPTED
 
 
 class EngineCore:
-    """vLLM's engine core (its own process, with one worker per TP rank), driven directly.
+    """vLLM's engine core (its own process, and one for each rank of a TP group), driven directly.
 
     The surface is the one that ``AsyncLLM`` uses. ``start`` blocks for as long as the engine takes
     to load; call it in a thread. Afterwards everything happens on the running loop.
@@ -242,6 +242,11 @@ class EngineCore:
 
     def start(self) -> None:
         config = self._args.create_engine_config()
+        if self._args.distributed_executor_backend == "uni":
+            # On a CPU vLLM takes "mp" all the same, to set the worker's OpenMP environment; here
+            # that is set for the whole process, and a worker of its own costs 1.6 GB, a hop a step
+            # and spinning that starves what else is on the machine.
+            config.parallel_config.distributed_executor_backend = "uni"
         self._client = EngineCoreClient.make_async_mp_client(
             vllm_config=config, executor_class=Executor.get_class(config), log_stats=True
         )

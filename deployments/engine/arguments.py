@@ -35,7 +35,8 @@ def engine_args(model: ModelConfig, pool: PoolConfig) -> dict[str, Any]:
         "max_num_batched_tokens": pool.max_num_batched_tokens,
         "gpu_memory_utilization": pool.gpu_memory_utilization,
         "scheduling_policy": "priority",
-        "distributed_executor_backend": "mp",
+        # Named, as vLLM would take "ray" inside of an actor.
+        "distributed_executor_backend": "uni" if pool.tensor_parallel_size == 1 else "mp",
         "trust_remote_code": False,
     }
     if model.revision is not None:
