@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from cluster import heap
 from cluster.config import ChannelConfig, ModelConfig, PoolConfig, TelemetryConfig
 from cluster.logs import set_up_logging
 from cluster.metrics import ENGINE_METRICS, Metrics
@@ -96,6 +97,7 @@ class EngineReplica:
         await self._ops.start(settings.telemetry.host)
         self._set("trireme_replica_start_seconds", time.monotonic() - started)
         self._refresher = asyncio.create_task(self._refresh())
+        heap.freeze()
         log.info("replica %s is ready after %.1f s", self._replica_id, time.monotonic() - started)
 
     # -------------------------------------------------------------- what Serve calls

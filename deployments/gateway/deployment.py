@@ -5,6 +5,7 @@ from typing import Any
 
 from ray import serve
 
+from cluster import heap
 from cluster.logs import set_up_logging
 from deployments.compat.serve import ListedReplica, ReplicaFeed
 from deployments.gateway.settings import GatewaySettings
@@ -32,6 +33,7 @@ class GatewayIngress:
             f"trireme-gateway:{self._gateway.gateway_id}",
         )
         self._feed.start()
+        heap.freeze()
 
     async def __serve_build_asgi_app__(self) -> Any:
         assert self._gateway.app is not None
