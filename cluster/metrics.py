@@ -103,6 +103,13 @@ CHANNEL_METRICS: tuple[Metric, ...] = (
         "Bytes on this process's token channels.",
         values={"direction": ("in", "out")},
     ),
+    Metric(
+        "trireme_certificate_expiry_seconds",
+        "gauge",
+        "seconds",
+        (),
+        "Until the first of the certificates that this process uses expires; +Inf if it uses none.",
+    ),
 )
 """In every process that has token channels."""
 

@@ -311,6 +311,13 @@ def _tenants() -> Iterator[Alert]:
         "ticket",
         "An API key expires in {{ $value | humanizeDuration }}.",
     )
+    yield Alert(
+        "TriremeCertificateExpires",
+        "min(trireme_certificate_expiry_seconds) < 7 * 86400",
+        "10m",
+        "ticket",
+        "A certificate of the cluster expires in {{ $value | humanizeDuration }}.",
+    )
 
 
 def rule_files() -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from cluster.tracing import tracer
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
 from deployments.engine.channel.client import Endpoint, LinkSettings
-from deployments.engine.channel.tls import ChannelTls
+from deployments.engine.channel.tls import ChannelTls, expiry
 from deployments.engine.simulated import step_times
 from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
@@ -117,6 +117,8 @@ class Gateway:
             config.failover,
             RunawayGuard.of(config.tiers),
         )
+        left_s = expiry(channel.tls).left_s
+        self.metrics.metrics.gauge("trireme_certificate_expiry_seconds").set_function(left_s)
         # Without keys none can expire; and a gauge that nobody sets would say that one has.
         self.metrics.metrics.gauge("trireme_key_expiry_seconds").set(math.inf)
         self.access: AccessControl | None = None

@@ -142,5 +142,8 @@ CASES: dict[str, Case] = {
     "TriremeKeyExpires": gauge(
         "trireme_key_expiry_seconds", 'instance="a"', 3 * 86_400, 30 * 86_400
     ),
+    "TriremeCertificateExpires": gauge(
+        "trireme_certificate_expiry_seconds", 'instance="a"', 3 * 86_400, 30 * 86_400
+    ),
     "TriremeProcessDown": gauge("up", 'job="trireme",instance="a"', 0, 1),
 }

@@ -110,6 +110,15 @@ REPLICAS = (
             ),
         ),
     ),
+    Panel(
+        "First certificate to expire",
+        "Until the first certificate that a gateway or a replica uses expires. Under a week: see "
+        "runbooks/TriremeCertificateExpires.md.",
+        "s",
+        (Query("min(trireme_certificate_expiry_seconds)", "left"),),
+        "number",
+        (7 * 86_400, 86_400),
+    ),
 )
 BOARD = Board(
     "trireme-faults",

@@ -4,6 +4,7 @@ import logging
 import os
 import ssl
 
+from cluster.certificates import Expiry
 from cluster.config import ChannelTlsConfig
 
 log = logging.getLogger("trireme.channel")
@@ -48,6 +49,11 @@ class ChannelTls:
         config = self._config
         files = (config.cert_file, config.key_file, config.ca_file)
         return tuple(os.stat(file).st_mtime_ns for file in files)
+
+
+def expiry(config: ChannelTlsConfig | None) -> Expiry:
+    """Of the channel's certificate and of the authority that signed it."""
+    return Expiry(() if config is None else (config.cert_file, config.ca_file))
 
 
 def _context(kind: int) -> ssl.SSLContext:
