@@ -168,7 +168,9 @@ class World:
                 replica.engine.set_slowdown(fault.factor, now)
                 replica.changed()
             case "partition":
-                self.agenda.at(now + LINK_LOST_S, self._cut, fault)
+                # A shorter one is over before anybody has noticed it.
+                if fault.for_s is None or fault.for_s > LINK_LOST_S:
+                    self.agenda.at(now + LINK_LOST_S, self._cut, fault)
         if fault.for_s is not None:
             self.agenda.at(now + fault.for_s, self._mend, fault)
 

@@ -1,4 +1,5 @@
-"""``python -m tests.chaos``: many faults against gateways and engines in this process."""
+"""``python -m tests.chaos``: many faults against gateways and engines in this process, or with
+``--simulated`` against the simulator's."""
 
 import argparse
 import asyncio
@@ -10,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.chaos.harness import Report, run
+from tests.chaos import simulated
+from tests.chaos.harness import Report, quantile, run, wilson_upper
 from tests.chaos.plan import KINDS, Fault
 
 
@@ -20,17 +22,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same faults")
     parser.add_argument("--clients", type=int, default=6, help="streams at a time, each gateway")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only these kinds of faults")
+    parser.add_argument("--simulated", action="store_true", help="in virtual time; seeds count on")
+    parser.add_argument("--processes", type=int, default=2, help="for --simulated")
     parser.add_argument("--json", type=Path, help="write the report there")
     args = parser.parse_args()
     logging.disable(logging.ERROR)  # hundreds of lines about faults that were asked for
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
+    if args.simulated:
+        return in_the_simulator(args, console)
+    with bars(console) as progress:
         bar = progress.add_task("faults", total=args.faults)
 
         def told(fault: Fault, violations: int) -> None:
@@ -44,6 +44,54 @@ def main() -> int:
         args.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
     show(report, console)
     return 1 if report.violations else 0
+
+
+def bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def in_the_simulator(args: argparse.Namespace, console: Console) -> int:
+    with bars(console) as progress:
+        bar = progress.add_task("faults", total=args.faults)
+
+        def told(found: simulated.Found) -> None:
+            done = min(args.faults, found.faults.total())
+            progress.update(bar, completed=done, description=f"{len(found.violations)} violations")
+
+        found = simulated.run(args.faults, args.seed, args.processes, told)
+    stalls_s = {
+        kind: {f"p{100 * q:g}_s": round(quantile(values, q), 3) for q in (0.5, 0.99, 1.0)}
+        for kind, values in found.stalls_s.items()
+    }
+    bound = wilson_upper(len(found.violations), found.streams)
+    say = console.print
+    say(f"{found.faults.total()} faults {dict(found.faults)}, seeds from {args.seed} on")
+    say(f"{found.streams} streams and {found.tokens} tokens checked")
+    for kind, figures in stalls_s.items():
+        say(f"  {kind:<10} {len(found.stalls_s[kind]):>6} went on elsewhere, stalls {figures}")
+    style = "red" if found.violations else "green"
+    say(f"violations: {len(found.violations)}", style=style)
+    for violation in found.violations[:20]:
+        say(f"  {violation}", style="red", markup=False)
+    say(f"share of streams that go wrong: below {bound:.2e} (Wilson, 95 %)")
+    if args.json:
+        report: dict[str, object] = {
+            "faults": dict(found.faults),
+            "streams": found.streams,
+            "tokens": found.tokens,
+            "continued": {kind: len(values) for kind, values in found.stalls_s.items()},
+            "stalls_s": stalls_s,
+            "violations": found.violations,
+            "failed_upper_bound": bound,
+        }
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if found.violations else 0
 
 
 def show(report: Report, console: Console) -> None:

@@ -29,12 +29,19 @@ SPILL_SLACK = 0.75
 """A looser tier enters a stricter tier's zone only while its step has so much of the objective."""
 
 
+UNLIMITED = [math.inf] * 8
+
+
 class EffortPolicy:
     """Least delay, its own and what it causes, among replicas that keep everybody's objectives.
 
     A request joins a replica only if the step with it is within its own TPOT objective and within
     those of all that run there; otherwise it waits in its queue. An objective that a replica could
     not keep for even a few requests is not enforced there.
+
+    A request in the middle of its reply goes where it writes on soonest: its client sees a pause.
+    If it has lost its replica already, that is worse than longer steps for all, and no TPOT
+    objective holds it up.
     """
 
     name = "effort"
@@ -78,7 +85,10 @@ class EffortPolicy:
         if fleet.shared(request.model):  # else the configuration's own pools divide them
             homes = self.zones(request.model).home_of(replicas, now)
         cached = self._prefixes.match(request.blocks) if request.blocks else NOTHING
-        seen, best = self._look(replicas, request, homes, cached, now)
+        if request.written:
+            seen, best = self._soonest(replicas, request, cached)
+        else:
+            seen, best = self._look(replicas, request, homes, cached, now)
         if best is None:
             return None
         replica, finish_s, verdict = best
@@ -138,6 +148,36 @@ class EffortPolicy:
                 cost_s == best_s and best is not None and first(request, replica, best[0])
             ):
                 best, best_s = considered, cost_s
+        return seen, best
+
+    def _soonest(
+        self, replicas: Sequence[Replica], request: Request, cached: Mapping[str, int]
+    ) -> tuple[list[Considered], Considered | None]:
+        """As ``_look``, for a reply that goes on: the one that computes its prompt first."""
+        seen: list[Considered] = []
+        best, best_s = None, math.inf
+        limits = self._limits if request.lost_s is None else UNLIMITED
+        bit = 1 << TIER_INDEX[request.tier]
+        for replica in replicas:
+            step_s, running = replica.next_step_s, replica.in_flight
+            limit_s = limits[replica.tiers_here | bit]
+            if step_s > limit_s and replica.floor_step_s < limit_s and running >= 0.5:
+                verdict = SLOW
+            elif running >= replica.seats or replica.refusing:
+                verdict = FULL
+            elif running >= 0.5 and replica.kv_left < request.prompt_tokens + request.predicted:
+                verdict = MEMORY
+            else:
+                verdict = HOME if request.tier in replica.traits.tiers else SPILL
+            new_tokens = request.prompt_tokens - cached.get(replica.replica_id, 0)
+            resume_s = (replica.awaiting_prefill + new_tokens) * replica.prefill_token_s + step_s
+            considered = replica, resume_s + request.predicted * step_s, verdict
+            seen.append(considered)
+            if verdict <= SPILL and (
+                resume_s < best_s
+                or (resume_s == best_s and best is not None and first(request, replica, best[0]))
+            ):
+                best, best_s = considered, resume_s
         return seen, best
 
     def _left_s(self, request: Request, now: float) -> float:

@@ -151,6 +151,67 @@ def test_a_request_that_will_be_late_everywhere_is_placed_all_the_same() -> None
     assert found.decision.choice.verdict is Verdict.LATE
 
 
+# ------------------------------------------------------------------ replies that go on
+
+
+def lost_after(router: Router, tokens: int, **asked: int) -> Request:
+    """A request whose replica was lost after so many tokens; it waits to go on."""
+    join(router, "dies")
+    each = request("high", **asked)
+    for other in [replica for replica in router.fleet if replica.replica_id != "dies"]:
+        other.refusing = True
+    assert placed_on(router, each) == "dies"
+    write(router, flight_of(router, each), tokens)
+    for other in router.fleet:
+        other.refusing = False
+    assert router.on_replica_lost("dies", 1.0).retried == (each,)
+    return each
+
+
+def test_a_reply_goes_on_where_its_prompt_is_computed_soonest_even_if_it_ends_later_there() -> None:
+    router = router_of("idle", "busy", max_num_seqs=50, kv_tokens=10**8)
+    occupy(router, "busy", many(20))
+    fleet = {replica.replica_id: replica for replica in router.fleet}
+    lost_after(router, 500, prompt_tokens=1_000, max_tokens=20_000)
+    fleet["idle"].awaiting_prefill = 50_000  # of others that have just come there
+    (found,) = router.placements(1.0)
+    ends = {each.replica_id: end_s for each, end_s, _ in found.decision.choice.considered}
+    assert ends["idle"] < ends["busy"]
+    assert found.flight.replica_id == "busy"
+
+
+def test_no_objective_holds_up_a_reply_that_lost_its_replica() -> None:
+    router = router_of("full", max_num_seqs=1000, kv_tokens=10**8)
+    occupy(router, "full", ["low", *many(seats_within(SLOS["low"].tpot_s))])
+    each = lost_after(router, 5, prompt_tokens=1)
+    admitted(router, request("high", prompt_tokens=1))  # this one waits
+    assert [found.flight.request for found in router.placements(1.0)] == [each]
+
+
+def test_a_reply_that_still_has_its_replica_is_moved_only_where_objectives_allow() -> None:
+    router = router_of("own", max_num_seqs=1000, kv_tokens=10**8)
+    each = request("high", prompt_tokens=1)
+    assert placed_on(router, each) == "own"
+    write(router, flight_of(router, each), 5)
+    join(router, "other", max_num_seqs=1000, kv_tokens=10**8)
+    occupy(router, "other", ["low", *many(seats_within(SLOS["low"].tpot_s))])
+    router.on_load("own", load_of((0, 0, 0), step_s=0.005, draining=True), 1.0)
+    assert router.move(each.request_id, 1.0) is None
+    occupy(router, "other", [])
+    moved = router.move(each.request_id, 1.0)
+    assert moved is not None
+    assert moved.flight.replica_id == "other"
+
+
+def test_a_reply_waits_for_a_seat_and_for_memory_like_any_other_request() -> None:
+    router = router_of("a", max_num_seqs=2, kv_tokens=10**8)
+    occupy(router, "a", many(2))
+    lost_after(router, 5)
+    assert router.placements(1.0) == []
+    occupy(router, "a", many(1))
+    assert len(router.placements(2.0)) == 1
+
+
 def test_idle_replicas_share_what_comes() -> None:
     router = router_of(*"abcdefgh")
     homes = [placed_on(router, request()) for _ in range(8)]
