@@ -68,22 +68,24 @@ class Jwks:
     async def look_for(self, key_id: str) -> jwt.PyJWK | None:
         """The key of that id, after one more fetch if that may be made now."""
         if key_id not in self.keys and (
-            self._fetching is not None or self._clock() - self._asked_s >= LEAST_S
+            self._is_fetching or self._clock() - self._asked_s >= LEAST_S
         ):
             await self._fetch_once()
         return self.keys.get(key_id)
 
     async def _fetch_once(self) -> None:
         """Fetch, or wait for the fetch that is under way. Never raises."""
-        if self._fetching is None:
+        if self._fetching is None or self._fetching.done():
             self._asked_s = self._clock()
             self._fetching = asyncio.create_task(self._fetch())
-            self._fetching.add_done_callback(self._fetched)
         # A caller that leaves must not end it for the others.
         await asyncio.shield(self._fetching)
 
-    def _fetched(self, _: asyncio.Task[None]) -> None:
-        self._fetching = None
+    @property
+    def _is_fetching(self) -> bool:
+        # Asked of the task itself: a callback of it would come a turn of the loop after its end,
+        # and who looked in between would take the old keys for new ones.
+        return self._fetching is not None and not self._fetching.done()
 
     async def _fetch(self) -> None:
         try:

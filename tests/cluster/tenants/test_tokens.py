@@ -191,6 +191,33 @@ async def test_a_rotated_key_is_found_and_the_old_one_goes(provider: Provider) -
         assert "not known here" in await refused(tokens, old)
 
 
+async def test_a_fetch_that_has_just_ended_is_not_waited_for_as_if_it_were_new(
+    provider: Provider,
+) -> None:
+    clock = Clock()
+    jwks = Jwks(settings(provider).jwks_url, 3600.0, clock)
+    fetched = asyncio.Event()
+
+    async def rotate_at_once() -> None:
+        # Runs in the very turn in which the first fetch has ended.
+        await fetched.wait()
+        provider.keys = [TWO]
+        clock.now += LEAST_S
+        assert await jwks.look_for(TWO.key_id) is not None
+
+    rotating = asyncio.create_task(rotate_at_once())
+    first = jwks._fetch
+
+    async def fetch_and_tell() -> None:
+        await first()
+        fetched.set()
+
+    jwks._fetch = fetch_and_tell  # type: ignore[method-assign]
+    assert await jwks.look_for(ONE.key_id) is not None
+    await rotating
+    await jwks.stop()
+
+
 async def test_while_the_provider_is_away_its_known_keys_go_on(provider: Provider) -> None:
     clock = Clock()
     async with checking(provider, clock) as (tokens, jwks):
