@@ -55,7 +55,7 @@ class RedisServer:
     """A Redis that can be stopped and started again, with or without what it held."""
 
     def __init__(self, folder: Path) -> None:
-        self._program, self._environ = _redis_program()
+        self._program, self._environ = redis_program()
         self._folder = folder
         (self.port,) = free_ports(1)
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -89,7 +89,8 @@ class RedisServer:
         self._process.send_signal(19 if paused else 18)
 
 
-def _redis_program() -> tuple[str, dict[str, str]]:
+def redis_program() -> tuple[str, dict[str, str]]:
+    """The file, and the environment that it wants."""
     found = shutil.which("redis-server")
     if found is not None:
         return found, dict(os.environ)

@@ -3,17 +3,20 @@
 Run as ``unshare -m -n -p -f --mount-proc python -m tests.helm.pods MANIFEST``, as root. It starts
 the head, the gateways and two pods of each engine group of a rendered RayService with the very
 commands, environment and kernel settings that they have there, and deploys ``serveConfigV2`` by the
-calls that Ray's dashboard makes when KubeRay sends it there. Then it asks for answers, and runs an
-engine pod's preStop hook in the middle of a stream. One line of JSON says what was seen.
+calls that Ray's dashboard makes when KubeRay sends it there. Then it asks for answers, runs an
+engine pod's preStop hook in the middle of a stream, and takes the head and its Redis away under
+load. One line of JSON says what was seen.
 
 Not real here: images, mounts, limits of memory and CPU, NetworkPolicies, KubeRay, the dashboard.
 """
 
+import contextlib
 import json
 import os
 import resource
 import secrets
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -25,9 +28,14 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.services import redis_program
+
 ROOT = Path(__file__).resolve().parents[2]
 NET = "10.77.0"
 READY_S = 240.0
+AWAY_S = 20.0
+"""How long the head is gone. Ray gives up a head after ten minutes, as KubeRay sets it."""
+
 # KubeRay raises it to 65,536; a machine may give less, and HAProxy then starts with fewer.
 DESCRIPTORS = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 HTTP = httpx.Client(trust_env=False, timeout=60)
@@ -124,6 +132,31 @@ def start(
 PROCESSES: dict[str, "subprocess.Popen[bytes]"] = {}
 
 
+class Redis:
+    """Where Ray's head keeps its state, on the bridge's own address."""
+
+    PORT = 6390
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        program, environ = redis_program()
+        folder = ["--dir", str(self._folder), "--appendonly", "yes", "--appendfsync", "always"]
+        self._process = subprocess.Popen(
+            ["redis-server", "--port", str(self.PORT), "--protected-mode", "no", *folder],
+            executable=program,
+            env=environ,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
 def ended() -> str:
     """A pod that should run and does not."""
     return next((name for name, each in PROCESSES.items() if each.poll() is not None), "")
@@ -158,6 +191,7 @@ class Cluster:
         groups = {each["groupName"]: each for each in spec["workerGroupSpecs"]}
         self._specs: dict[str, dict[str, Any]] = {"head": spec["headGroupSpec"]}
         self.pods = [Pod("head", 2, self._container("head"))]
+        self.redis = Redis(Path.cwd())
         for name, group in groups.items():
             self._specs[name] = group
             # A spare engine pod, as the node autoscaler would add for the one that goes.
@@ -174,8 +208,13 @@ class Cluster:
 
     def start(self) -> None:
         make_network(self.pods)
+        self.redis.start()
         head = self.pods[0]
         given = {
+            # What KubeRay makes of the manifest's gcsFaultToleranceOptions.
+            "RAY_REDIS_ADDRESS": f"redis://{NET}.1:{Redis.PORT}",
+            "RAY_external_storage_namespace": "trial",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "TRIREME_CHANNEL_SECRET": secrets.token_hex(32),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -183,13 +222,39 @@ class Cluster:
         }
         for pod in self.pods:
             pod.environment = environment(pod, given)
-            group = self._specs[pod.name.split(".")[0]]
-            sysctls = group["template"]["spec"]["securityContext"]["sysctls"]
-            where = None if pod is head else head.address
-            start(pod, group["rayStartParams"], where, sysctls)
+            self.start_pod(pod)
             if pod is head:
-                until("Ray's head", lambda: "Ray runtime started" in Path("head.log").read_text())
-                say("head up")
+                self.head_is_up()
+
+    def start_pod(self, pod: Pod) -> None:
+        group = self._specs[pod.name.split(".")[0]]
+        sysctls = group["template"]["spec"]["securityContext"]["sysctls"]
+        head = self.pods[0]
+        start(pod, group["rayStartParams"], None if pod is head else head.address, sysctls)
+
+    def head_is_up(self) -> None:
+        until("Ray's head", lambda: "Ray runtime started" in Path("head.log").read_text())
+        say("head up")
+
+    def lose_head(self) -> None:
+        """At once, with all that runs there, and its Redis with it."""
+        self.kill(self.pods[0])
+        self.redis.stop()
+
+    def kill(self, pod: Pod) -> None:
+        """A node that is lost: nothing of it says goodbye."""
+        PROCESSES.pop(pod.name)
+        command = ["ip", "netns", "pids", f"p{pod.number}"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        for pid in found.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def bring_head_back(self) -> None:
+        """A new pod under the old address: KubeRay's Service keeps the name."""
+        self.redis.start()
+        self.start_pod(self.pods[0])
+        self.head_is_up()
 
     def serve(self, action: str) -> dict[str, str]:
         """Runs ``python -m tests.helm.serve_client`` on the head; the state of applications."""
@@ -213,6 +278,7 @@ class Cluster:
         for pod in self.pods:
             if pod.process is not None:
                 pod.process.terminate()
+        self.redis.stop()
 
 
 def ask(url: str, model: str, tier: str) -> str:
@@ -281,6 +347,51 @@ def leave_in_the_middle(cluster: Cluster, url: str, model: str) -> dict[str, Any
     }
 
 
+def without_head(cluster: Cluster, url: str, model: str) -> dict[str, Any]:
+    """Streams run and requests come while the head and its Redis are gone, and when they return."""
+    streams: list[dict[str, Any]] = [{} for _ in range(4)]
+    running = [threading.Thread(target=stream, args=(url, model, 3000, s)) for s in streams]
+    for each in running:
+        each.start()
+    until("the streams", lambda: all(s.get("chunks", 0) > 3 for s in streams))
+    cluster.lose_head()
+    say("head and Redis gone")
+    failed: list[str] = []
+    asked = 0
+
+    def ask_for(seconds: float) -> None:
+        nonlocal asked
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            asked += 1
+            try:
+                ask(url, model, "low")
+            except httpx.HTTPError as error:
+                failed.append(repr(error))
+            time.sleep(1.0)
+
+    ask_for(AWAY_S)
+    away = asked
+    cluster.bring_head_back()
+    until("Serve on the new head", lambda: set(cluster.serve("status").values()) == {"RUNNING"})
+    say("Serve is back")
+    ask_for(10.0)
+    for each in running:
+        each.join(120)
+    # What only a head can do: a replica that is lost now is replaced.
+    (old,) = [pod for pod in cluster.pod("engine-main") if ops(pod) is not None]
+    cluster.kill(old)
+    cluster.start_pod(old)
+    until("a new engine", lambda: ops(old) is not None)
+    return {
+        "asked while away": away,
+        "asked": asked,
+        "failed": failed,
+        "streams": streams,
+        "a new engine": ask(url, model, "low") in ("stop", "length"),
+    }
+
+
 def main(manifest: str) -> None:
     service = next(
         each for each in yaml.safe_load_all(Path(manifest).read_text())
@@ -304,6 +415,7 @@ def main(manifest: str) -> None:
         result["requests counted"] = "trireme_requests_total" in HTTP.get(metrics).text
         result["autoscaler on head"] = ops(cluster.pods[0]) is not None
         result["leaving"] = leave_in_the_middle(cluster, url, model)
+        result["without head"] = without_head(cluster, url, model)
         print(json.dumps(result), flush=True)
     finally:
         cluster.close()

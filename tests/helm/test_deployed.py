@@ -17,7 +17,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 VALUES: dict[str, Any] = {
     "config": {
         "name": "trial",
-        "gateway": {"replicas": 1, "max_stream_s": 300},
+        "gateway": {
+            "replicas": 1,
+            "max_stream_s": 300,
+            "insecure_listen_without_auth": True,
+        },
+        "access": {"mode": "none"},
         "models": [
             {
                 "name": "sim",
@@ -96,3 +101,11 @@ def test_a_pod_that_ends_hands_its_streams_over(seen: dict[str, Any]) -> None:
     assert leaving["spare serves"], leaving
     assert leaving["stream"].get("done"), leaving
     assert leaving["stream"]["tokens"] > 100, leaving
+
+
+def test_without_the_head_and_its_store_every_request_is_served(seen: dict[str, Any]) -> None:
+    away = seen["without head"]
+    assert away["asked while away"] >= 5, away
+    assert away["failed"] == [], away
+    assert all(stream.get("done") for stream in away["streams"]), away
+    assert away["a new engine"], away
