@@ -103,6 +103,8 @@ k8s_app = typer.Typer(
 )
 k8s_app.command("check")(k8s.check)
 k8s_app.command("leave")(k8s.leave)
+k8s_app.command("render")(k8s.render)
+k8s_app.command("doctor")(k8s.doctor)
 app.add_typer(k8s_app)
 keys_app = typer.Typer(
     name="keys",

