@@ -717,11 +717,30 @@ class TiersConfig(_Settings):
         }
 
 
+class GatewayTlsConfig(_Settings):
+    """The certificate that callers see, in PEM. Renewed files are served within seconds."""
+
+    cert_file: str = Field(
+        default="/etc/trireme/gateway-tls/tls.crt",
+        pattern=r"^/",
+        description="The certificate, and those that lead from it to its authority.",
+    )
+    key_file: str = Field(
+        default="/etc/trireme/gateway-tls/tls.key",
+        pattern=r"^/",
+        description="Its private key, without a password.",
+    )
+
+
 class GatewayConfig(_Settings):
     """The OpenAI-compatible front: where it listens and what it lets in."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: Port = Field(default=8000, description="Port to listen on; 0 takes a free one.")
+    tls: GatewayTlsConfig | None = Field(
+        default=None,
+        description="TLS 1.2 or 1.3 for callers, by HAProxy; None: plain HTTP.",
+    )
     insecure_listen_without_auth: bool = Field(
         default=False,
         description="Allows a host other than loopback although access.mode is `none`: something "
@@ -1541,6 +1560,7 @@ class TriremeConfig(_Settings):
                 names.setdefault(name, path)
         yield from self._scaling_faults()
         yield from self._listening_faults()
+        yield from self._tls_faults()
         if self.content_log.tenants is not None and self.access.mode == "none":
             yield Fault(
                 "content_log.tenants",
@@ -1566,6 +1586,23 @@ class TriremeConfig(_Settings):
                 f"{gateway.host} can be reached from other machines and callers are not "
                 "authenticated",
                 "write 127.0.0.1, or set access.mode to keys",
+            )
+
+    def _tls_faults(self) -> Iterator[Fault]:
+        if self.gateway.tls is None:
+            return
+        if not self.gateway.haproxy:
+            yield Fault(
+                "gateway.tls",
+                "it is HAProxy that speaks TLS: Serve's own proxy would not read a renewed "
+                "certificate until it is restarted",
+                "leave gateway.haproxy on, or put TLS in front",
+            )
+        if self.ray.address is not None:
+            yield Fault(
+                "gateway.tls",
+                "the HAProxy of a Ray that others have started is not ours to configure",
+                "remove ray.address, or put TLS in front",
             )
 
     def _scaling_faults(self) -> Iterator[Fault]:
