@@ -441,7 +441,10 @@ class ModelConfig(_Settings):
         "makes itself.",
     )
     revision: str | None = Field(
-        default=None, min_length=1, description="Hugging Face revision; None is the newest."
+        default=None,
+        min_length=1,
+        description="Hugging Face revision; None is the newest. With access.mode `keys` a model "
+        "that is fetched needs a commit (40 hexadecimal characters).",
     )
     manifest: str | None = Field(
         default=None,
@@ -470,6 +473,13 @@ class ModelConfig(_Settings):
         """Every name that means this model with no tier implied: `name`, then the aliases."""
         return (self.name, *self.aliases)
 
+    def is_fetched(self) -> bool:
+        """Whether its weights come from a repository of Hugging Face."""
+        return self._is_remote() and any(pool.engine != "simulated" for pool in self.pools)
+
+    def _is_remote(self) -> bool:
+        return self.source != TINY_SOURCE and not self.source.startswith(("/", "."))
+
     def tier_aliases(self) -> dict[str, Tier]:
         """The names that mean this model at a given tier, `<name>-high` and so on."""
         return {f"{name}-{tier}": tier for name in self.names() for tier in TIERS}
@@ -487,8 +497,7 @@ class ModelConfig(_Settings):
                     f"no pool takes requests of tier {tier}",
                     f"add {tier} to a pool's tiers or lends_to",
                 )
-        fetched = self.source != TINY_SOURCE and not self.source.startswith(("/", "."))
-        if self.manifest is not None and fetched and self.revision is None:
+        if self.manifest is not None and self._is_remote() and self.revision is None:
             yield Fault(
                 "revision",
                 "the newest revision would not stay what the manifest says",
