@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """HAProxy as Trireme wants it: Ray Serve's configuration corrected, its certificate renewed.
 
 Ray Serve starts whatever `RAY_SERVE_HAPROXY_BINARY_PATH` names, with a configuration that it has

@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,13 +31,19 @@ def chat(
     url: Annotated[
         str | None, typer.Option(help="Another endpoint, such as https://host:8000.")
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="That endpoint's certificate (PEM); else authorities count."),
+    ] = None,
 ) -> None:
     """Ask the cluster. The analysis is dimmed, or left out when the output is piped."""
     from cluster.endpoint import EndpointError, model_names
 
     try:
         base, cert_file = (
-            (url.rstrip("/").removesuffix("/v1"), "") if url is not None else _endpoint(name)
+            (url.rstrip("/").removesuffix("/v1"), str(trust or ""))
+            if url is not None
+            else _endpoint(name)
         )
         served = model or model_names(base, cert_file)[0]
         talk = Talk(base, served, tier.value if tier else None, cert_file)

@@ -223,6 +223,9 @@ def test_what_ray_writes_is_corrected_and_stays_so_when_it_is_corrected_again(
     assert binds[0] == "bind 127.0.0.1:9101"
     assert binds[1].startswith(f"bind *:8000 ssl crt {tmp_path}/front.pem ")
     assert binds[2] == "bind 127.0.0.1:8404"
+    plain = corrected(text, Front(), tmp_path)
+    assert "    bind 127.0.0.1:8000\n" in plain
+    assert "  bind *:8404\n" in plain
     assert "7s" not in once
     assert "ray.http" not in once
     with pytest.raises(FrontError, match="another version of Ray"):
