@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def _trust(cert_file: str) -> ssl.SSLContext:
     context.check_hostname = False
     context.load_verify_locations(cadata=first.public_bytes(Encoding.PEM).decode())
     return context
+
+
+def expires(cert_file: str) -> datetime:
+    """When the certificate ends. Raises ``OSError``, ``ValueError``."""
+    return x509.load_pem_x509_certificates(Path(cert_file).read_bytes())[0].not_valid_after_utc
 
 
 def name_in(cert_file: str, host: str) -> str:

@@ -255,6 +255,7 @@ class Watcher:
         self._served = b""
         self._seen: tuple[tuple[int, int], ...] = ()
         self._ours = False
+        self._told = ""
 
     def look(self) -> bool:
         """Once. False when another HAProxy has taken over, with a watcher of its own."""
@@ -272,19 +273,21 @@ class Watcher:
             pem = read_pair(self._pair, self._pem_file.with_name(f"watched-{self._pid}.pem"))
             if pem != self._served:
                 self._hand_over(pem)
-            self._seen = stamps
+            self._seen, self._told = stamps, ""
         except (OSError, FrontError) as error:
             # A certificate and its key are not renewed in one moment; the next look finds both.
-            say(f"the certificate could not be renewed: {error}")
+            if str(error) != self._told:
+                self._told = str(error)
+                say(f"the certificate could not be renewed: {error}")
         return True
 
     def _hand_over(self, pem: bytes) -> None:
         name = str(self._pem_file).encode()
-        self._say(b"set ssl cert " + name + b" <<\n" + pem + b"\n")
-        answer = self._say(b"commit ssl cert " + name + b"\n")
+        answer = self._say(b"set ssl cert " + name + b" <<\n" + pem + b"\n")
+        answer += self._say(b"commit ssl cert " + name + b"\n")
         if b"Success" not in answer:
             self._say(b"abort ssl cert " + name + b"\n")
-            raise FrontError(f"HAProxy: {answer.decode(errors='replace').strip()}")
+            raise FrontError(f"HAProxy: {' '.join(answer.decode(errors='replace').split())}")
         self._served = pem
         if self._pem_file.read_bytes() != pem:
             _write(self._pem_file, pem)

@@ -21,7 +21,7 @@ import httpx
 import msgspec
 
 from cluster.config import TriremeConfig
-from cluster.endpoint import API_KEY_VARIABLE, EndpointError, chat, curl_line, name_in
+from cluster.endpoint import API_KEY_VARIABLE, EndpointError, chat, curl_line, expires, name_in
 from cluster.endpoint import client as http_client
 from cluster.failures import engine_error, start_failure
 from cluster.front import Certificate, FrontError, read_pair
@@ -129,6 +129,9 @@ def check_certificate(config: TriremeConfig) -> None:
         with tempfile.TemporaryDirectory() as folder:
             read_pair(Certificate(tls.cert_file, tls.key_file), Path(folder) / "pair.pem")
         name_in(tls.cert_file, "")
+        end = expires(tls.cert_file)
+        if end < datetime.now(UTC):
+            raise ValueError(f"{tls.cert_file} ended at {end:%Y-%m-%d %H:%M} UTC; renew it")
     except (FrontError, ValueError) as error:
         raise Refused(f"gateway.tls: {error}") from error
     if not haproxy_is_here():
@@ -159,6 +162,13 @@ class Supervisor:
         self._url = endpoint_url(plan.config)
         tls = plan.config.gateway.tls
         self._cert_file = "" if tls is None else tls.cert_file
+        # Now, as later the certificate may be on the way of being renewed.
+        self._curl_line = curl_line(
+            self._url,
+            plan.config.models[0].name,
+            keys=plan.config.access.mode == "keys",
+            cert_file=self._cert_file,
+        )
         self._started = datetime.now(UTC)
         self._head: subprocess.Popen[bytes] | None = None
         self._reports: SimpleQueue[Report | None] = SimpleQueue()
@@ -370,15 +380,14 @@ class Supervisor:
 
     def _announce(self) -> None:
         say = self._progress.say
-        name = self._config.models[0].name
         ops = sorted(replica.ops_url for replica in self._view.replicas) if self._view else []
         say()
         say(f"endpoint  {self._url}/v1")
-        keys = self._config.access.mode == "keys"
-        if keys:
+        if self._config.access.mode == "keys":
             say("keys      ./trireme tenants create NAME, then ./trireme keys create NAME")
-        line = curl_line(self._url, name, keys=keys, cert_file=self._cert_file)
-        say(f"try       {line}")
+        say(f"try       {self._curl_line}")
+        if self._cert_file:
+            say(f"tls       {self._cert_file}")
         say("chat      ./trireme chat")
         say(f"metrics   {self._url}/metrics (one gateway), and of each process:")
         for url in ops[:8]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ class Files:
     def pair(self) -> Certificate:
         return Certificate(str(self.folder / "tls.crt"), str(self.folder / "tls.key"))
 
-    def renew(self, *, only_certificate: bool = False) -> None:
-        made = self.authority.issue_cert(NAME, "127.0.0.1")
+    def renew(self, *, only_certificate: bool = False, end: datetime | None = None) -> None:
+        made = self.authority.issue_cert(NAME, "127.0.0.1", not_after=end)
         self.made.append(made)
         made.cert_chain_pems[0].write_to_path(self.pair.cert_file)
         if not only_certificate:
@@ -365,6 +366,9 @@ def test_a_pair_that_does_not_fit_is_refused_before_anything_starts(files: Files
     check_certificate(config)
     assert read_pair(files.pair, files.folder / "x").count(b"-----BEGIN") == 2
     assert not (files.folder / "x").exists()
+    files.renew(end=datetime.now(UTC) - timedelta(hours=1))
+    with pytest.raises(Refused, match="renew it"):
+        check_certificate(config)
     files.renew(only_certificate=True)
     with pytest.raises(Refused, match="KEY_VALUES_MISMATCH"):
         check_certificate(config)
