@@ -352,6 +352,17 @@ def check(status: int, got: int, headers: dict[str, str], body: bytes) -> None:
     assert ("retry-after" in headers) == (status == 503)
 
 
+def test_it_runs_where_nothing_is_installed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", front.__file__],
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: found no HAProxy: install ray[serve] on Linux\n"
+
+
 def test_every_error_is_told_as_openai_tells_it() -> None:
     for status in ERRORS:
         head, _, body = front.error_response(status).partition(b"\r\n\r\n")
