@@ -117,6 +117,22 @@ class Gateway(_Values):
         default="topology.kubernetes.io/zone",
         description="Label over whose values they are spread.",
     )
+    tlsSecret: MaybeName = Field(
+        default="",
+        description="Secret (tls.crt, tls.key) with which gateways speak TLS themselves; renewed "
+        "ones are served without a restart. An Ingress or a Gateway in front has to be told to "
+        "speak TLS to them.",
+    )
+    usageQueuePath: Folder = Field(
+        default="",
+        description="Folder on the node for usage records that the database has not yet; empty: "
+        "those go with the pod.",
+    )
+    contentLogClaim: MaybeName = Field(
+        default="",
+        description="Claim (ReadWriteMany) for config.content_log, of which each gateway writes "
+        "files of its own; empty: they go with the pod.",
+    )
 
 
 class Engine(_Values):
@@ -200,6 +216,11 @@ class Channel(_Values):
         description="Secret that admits gateways to engines; empty: made at install and kept.",
     )
     secretKey: Key = Field(default="secret", description="Its key.")
+    tlsSecret: MaybeName = Field(
+        default="",
+        description="Secret (tls.crt, tls.key, ca.crt) for TLS between gateways and engines; its "
+        "authority should sign nothing else.",
+    )
 
 
 class Access(_Values):

@@ -441,7 +441,10 @@ class ModelConfig(_Settings):
         "makes itself.",
     )
     revision: str | None = Field(
-        default=None, min_length=1, description="Hugging Face revision; None is the newest."
+        default=None,
+        min_length=1,
+        description="Hugging Face revision; None is the newest. With access.mode `keys` a model "
+        "that is fetched needs a commit (40 hexadecimal characters).",
     )
     manifest: str | None = Field(
         default=None,
@@ -470,6 +473,13 @@ class ModelConfig(_Settings):
         """Every name that means this model with no tier implied: `name`, then the aliases."""
         return (self.name, *self.aliases)
 
+    def is_fetched(self) -> bool:
+        """Whether its weights come from a repository of Hugging Face."""
+        return self._is_remote() and any(pool.engine != "simulated" for pool in self.pools)
+
+    def _is_remote(self) -> bool:
+        return self.source != TINY_SOURCE and not self.source.startswith(("/", "."))
+
     def tier_aliases(self) -> dict[str, Tier]:
         """The names that mean this model at a given tier, `<name>-high` and so on."""
         return {f"{name}-{tier}": tier for name in self.names() for tier in TIERS}
@@ -487,8 +497,7 @@ class ModelConfig(_Settings):
                     f"no pool takes requests of tier {tier}",
                     f"add {tier} to a pool's tiers or lends_to",
                 )
-        fetched = self.source != TINY_SOURCE and not self.source.startswith(("/", "."))
-        if self.manifest is not None and fetched and self.revision is None:
+        if self.manifest is not None and self._is_remote() and self.revision is None:
             yield Fault(
                 "revision",
                 "the newest revision would not stay what the manifest says",
@@ -717,11 +726,30 @@ class TiersConfig(_Settings):
         }
 
 
+class GatewayTlsConfig(_Settings):
+    """The certificate that callers see, in PEM. Renewed files are served within seconds."""
+
+    cert_file: str = Field(
+        default="/etc/trireme/gateway-tls/tls.crt",
+        pattern=r"^/",
+        description="The certificate, and those that lead from it to its authority.",
+    )
+    key_file: str = Field(
+        default="/etc/trireme/gateway-tls/tls.key",
+        pattern=r"^/",
+        description="Its private key, without a password.",
+    )
+
+
 class GatewayConfig(_Settings):
     """The OpenAI-compatible front: where it listens and what it lets in."""
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: Port = Field(default=8000, description="Port to listen on; 0 takes a free one.")
+    tls: GatewayTlsConfig | None = Field(
+        default=None,
+        description="TLS 1.2 or 1.3 for callers, by HAProxy; None: plain HTTP.",
+    )
     insecure_listen_without_auth: bool = Field(
         default=False,
         description="Allows a host other than loopback although access.mode is `none`: something "
@@ -1541,6 +1569,7 @@ class TriremeConfig(_Settings):
                 names.setdefault(name, path)
         yield from self._scaling_faults()
         yield from self._listening_faults()
+        yield from self._tls_faults()
         if self.content_log.tenants is not None and self.access.mode == "none":
             yield Fault(
                 "content_log.tenants",
@@ -1566,6 +1595,23 @@ class TriremeConfig(_Settings):
                 f"{gateway.host} can be reached from other machines and callers are not "
                 "authenticated",
                 "write 127.0.0.1, or set access.mode to keys",
+            )
+
+    def _tls_faults(self) -> Iterator[Fault]:
+        if self.gateway.tls is None:
+            return
+        if not self.gateway.haproxy:
+            yield Fault(
+                "gateway.tls",
+                "it is HAProxy that speaks TLS: Serve's own proxy would not read a renewed "
+                "certificate until it is restarted",
+                "leave gateway.haproxy on, or put TLS in front",
+            )
+        if self.ray.address is not None:
+            yield Fault(
+                "gateway.tls",
+                "the HAProxy of a Ray that others have started is not ours to configure",
+                "remove ray.address, or put TLS in front",
             )
 
     def _scaling_faults(self) -> Iterator[Fault]:

@@ -1,6 +1,7 @@
 """The configuration that a machine gets when nobody wrote one, and the check of a written one."""
 
 import math
+import re
 from collections.abc import Iterator
 
 from cluster.config import EngineKind, GatewayConfig, ModelConfig, PoolConfig, TriremeConfig
@@ -126,7 +127,26 @@ def check_against(config: TriremeConfig, hardware: Hardware) -> list[Fault]:
             faults += found
     if here:
         faults += _cpu_faults(config, config.ray.num_cpus or hardware.cpus)
+    if config.access.mode == "keys":
+        faults += unpinned(config)
     return faults
+
+
+def unpinned(config: TriremeConfig) -> list[Fault]:
+    """Models that whoever owns their repository may change between two starts, or between two
+    machines. A fault where callers have keys, which is production; elsewhere worth a warning."""
+    return [
+        Fault(
+            f"models[{i}].revision",
+            f"what {model.source} holds may change at any time"
+            if model.revision is None
+            else f"'{model.revision}' is no commit: what it means may change at any time",
+            "write the commit (40 hexadecimal characters) of the version that you have tried, or "
+            "keep the model in a folder and write its path as source",
+        )
+        for i, model in enumerate(config.models)
+        if model.is_fetched() and re.fullmatch("[0-9a-f]{40}", model.revision or "") is None
+    ]
 
 
 def _kind_faults(

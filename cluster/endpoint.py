@@ -3,12 +3,17 @@
 import json
 import os
 import shlex
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cluster.config import Tier
 
@@ -47,24 +52,75 @@ API_KEY_VARIABLE = "TRIREME_API_KEY"
 """Environment variable with the key that is sent along, where the endpoint asks for one."""
 
 
-def client(url: str) -> httpx.Client:
+def client(url: str, cert_file: str = "") -> httpx.Client:
+    """``cert_file``: the certificate of our own gateways, which alone is trusted then."""
     timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     # A proxy from the environment must not stand between a command and its own machine.
     key = os.environ.get(API_KEY_VARIABLE)
     headers = {"authorization": f"Bearer {key}"} if key else None
-    return httpx.Client(base_url=url, timeout=timeout, trust_env=False, headers=headers)
+    return httpx.Client(
+        base_url=url,
+        timeout=timeout,
+        trust_env=False,
+        headers=headers,
+        # Reading authorities takes a while, and plain HTTP has nothing to verify.
+        verify=_trust(cert_file) if url.startswith("https:") else False,
+    )
 
 
-def model_names(url: str) -> list[str]:
+def _trust(cert_file: str) -> ssl.SSLContext:
+    """Which certificates are good: exactly that one, by whatever address it is reached; without it,
+    those that authorities have signed (certifi's, or those of ``SSL_CERT_FILE``)."""
+    if not cert_file:
+        return httpx.create_ssl_context()
+    try:
+        first = x509.load_pem_x509_certificates(Path(cert_file).read_bytes())[0]
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"{cert_file} cannot be read: {error}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # No authority has to stand behind it: who has its key is who was configured here.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    context.load_verify_locations(cadata=first.public_bytes(Encoding.PEM).decode())
+    return context
+
+
+def expires(cert_file: str) -> datetime:
+    """When the certificate ends. Raises ``OSError``, ``ValueError``."""
+    return x509.load_pem_x509_certificates(Path(cert_file).read_bytes())[0].not_valid_after_utc
+
+
+def name_in(cert_file: str, host: str) -> str:
+    """``host`` if the certificate is for it, else the first name that it is for. Raises
+    ``ValueError`` if it is for none, ``OSError``."""
+    found = x509.load_pem_x509_certificates(Path(cert_file).read_bytes())[0]
+    try:
+        kinds = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound as error:
+        raise ValueError(f"{cert_file} has no subject alternative names") from error
+    names = kinds.get_values_for_type(x509.DNSName)
+    addresses = [str(each) for each in kinds.get_values_for_type(x509.IPAddress)]
+    plain = host.strip("[]")
+    if plain in (*names, *addresses):
+        return host
+    # Any name fits in the place of a star.
+    for name in (*(name.replace("*", "trireme") for name in names), *addresses):
+        return f"[{name}]" if ":" in name else name
+    raise ValueError(f"{cert_file} is for no host")
+
+
+def model_names(url: str, cert_file: str = "") -> list[str]:
     """The models served at ``url``, each once: a name with a tier counts for its model."""
-    with _errors_of(url), client(url) as http:
+    with _errors_of(url), client(url, cert_file) as http:
         answer = http.get("/v1/models")
         _raise_for(answer)
         names = [str(model.get("root") or model["id"]) for model in answer.json()["data"]]
         return list(dict.fromkeys(names))
 
 
-def chat(url: str, model: str, tier: Tier | None, messages: list[Message]) -> "Chat":
+def chat(
+    url: str, model: str, tier: Tier | None, messages: list[Message], cert_file: str = ""
+) -> "Chat":
     """A streamed chat, started when it is iterated."""
     body: dict[str, Any] = {
         "model": model,
@@ -74,22 +130,23 @@ def chat(url: str, model: str, tier: Tier | None, messages: list[Message]) -> "C
     }
     if tier is not None:
         body["reasoning_effort"] = tier
-    return Chat(url, body)
+    return Chat(url, body, cert_file)
 
 
 class Chat:
     """Iterates over the pieces of one answer; ``answer`` fills up meanwhile."""
 
-    def __init__(self, url: str, body: dict[str, Any]) -> None:
+    def __init__(self, url: str, body: dict[str, Any], cert_file: str = "") -> None:
         self._url = url
         self._body = body
+        self._cert_file = cert_file
         self.answer = Answer()
 
     def __iter__(self) -> Iterator[Piece]:
         started = time.monotonic()
         with (
             _errors_of(self._url),
-            client(self._url) as http,
+            client(self._url, self._cert_file) as http,
             http.stream("POST", "/v1/chat/completions", json=self._body) as response,
         ):
             if response.status_code != 200:
@@ -119,8 +176,11 @@ class Chat:
                 yield Piece(said, analysis=False)
 
 
-def curl_line(url: str, model: str, *, keys: bool = False) -> str:
-    """A command that streams a short answer, to be pasted into a shell; ``keys``: it needs one."""
+def curl_line(url: str, model: str, *, keys: bool = False, cert_file: str = "") -> str:
+    """A command that streams a short answer, to be pasted into a shell; ``keys``: it needs one.
+
+    curl trusts ``cert_file`` then, and calls the gateway by a name that the certificate is for.
+    """
     body = {
         "model": model,
         "stream": True,
@@ -128,8 +188,16 @@ def curl_line(url: str, model: str, *, keys: bool = False) -> str:
         "messages": [{"role": "user", "content": "Say hello."}],
     }
     key = f'-H "authorization: Bearer ${API_KEY_VARIABLE}" ' if keys else ""
+    trusting = ""
+    if cert_file:
+        host, _, port = url.removeprefix("https://").rpartition(":")
+        name = name_in(cert_file, host)
+        trusting = f"--cacert {shlex.quote(cert_file)} "
+        if name != host:
+            trusting += f"--connect-to '::{host}:{port}' "
+            url = f"https://{name}:{port}"
     return (
-        f"curl -N {url}/v1/chat/completions {key}-H 'content-type: application/json' "
+        f"curl -N {trusting}{url}/v1/chat/completions {key}-H 'content-type: application/json' "
         f"-d {shlex.quote(json.dumps(body))}"
     )
 
@@ -161,6 +229,10 @@ class _errors_of:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         match error:
+            case httpx.ConnectError() if "[SSL" in str(error):
+                raise EndpointError(
+                    f"{self._url} is not trusted: {error} (SSL_CERT_FILE names authorities)"
+                ) from error
             case httpx.ConnectError() | httpx.ConnectTimeout():
                 raise EndpointError(f"nothing answers at {self._url}") from error
             case httpx.TimeoutException():

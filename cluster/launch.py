@@ -21,15 +21,17 @@ import httpx
 import msgspec
 
 from cluster.config import TriremeConfig
-from cluster.endpoint import API_KEY_VARIABLE, EndpointError, chat, curl_line
+from cluster.endpoint import API_KEY_VARIABLE, EndpointError, chat, curl_line, expires, name_in
 from cluster.endpoint import client as http_client
 from cluster.failures import engine_error, start_failure
+from cluster.front import Certificate, FrontError, read_pair
 from cluster.hardware import Hardware
 from cluster.head import Job, Report
 from cluster.interpreter import command, with_rooms
 from cluster.local_ray import (
     clean_environment,
     free_ports,
+    haproxy_is_here,
     local_environment,
     port_is_free,
     serve_environment,
@@ -78,7 +80,7 @@ def endpoint_url(config: TriremeConfig) -> str:
     """Where clients on this machine reach the gateways."""
     host = config.gateway.host
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{host}:{config.gateway.port}"
+    return f"http{'s' if config.gateway.tls else ''}://{host}:{config.gateway.port}"
 
 
 def up(plan: Plan, record: ClusterRecord, progress: Progress) -> int:
@@ -92,6 +94,7 @@ def up(plan: Plan, record: ClusterRecord, progress: Progress) -> int:
             return 0
         if clear_stale(record):
             progress.say("cleaned up after a cluster that had been killed")
+        check_certificate(plan.config)
         return Supervisor(with_port(plan), record, progress).run()
 
 
@@ -117,6 +120,24 @@ def with_port(plan: Plan) -> Plan:
     return plan
 
 
+def check_certificate(config: TriremeConfig) -> None:
+    """Raises ``Refused`` if callers could not be served by TLS as configured."""
+    tls = config.gateway.tls
+    if tls is None:
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            read_pair(Certificate(tls.cert_file, tls.key_file), Path(folder) / "pair.pem")
+        name_in(tls.cert_file, "")
+        end = expires(tls.cert_file)
+        if end < datetime.now(UTC):
+            raise ValueError(f"{tls.cert_file} ended at {end:%Y-%m-%d %H:%M} UTC; renew it")
+    except (FrontError, ValueError) as error:
+        raise Refused(f"gateway.tls: {error}") from error
+    if not haproxy_is_here():
+        raise Refused("gateway.tls: there is no HAProxy here; install ray[serve] on Linux")
+
+
 def clear_stale(record: ClusterRecord) -> bool:
     """End what a killed supervisor left behind. Call it only when no supervisor lives."""
     state = record.read()
@@ -139,6 +160,15 @@ class Supervisor:
         self._progress = progress
         self._id = secrets.token_hex(8)
         self._url = endpoint_url(plan.config)
+        tls = plan.config.gateway.tls
+        self._cert_file = "" if tls is None else tls.cert_file
+        # Now, as later the certificate may be on the way of being renewed.
+        self._curl_line = curl_line(
+            self._url,
+            plan.config.models[0].name,
+            keys=plan.config.access.mode == "keys",
+            cert_file=self._cert_file,
+        )
         self._started = datetime.now(UTC)
         self._head: subprocess.Popen[bytes] | None = None
         self._reports: SimpleQueue[Report | None] = SimpleQueue()
@@ -188,6 +218,7 @@ class Supervisor:
                 url=self._url,
                 started_at=self._started.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 config=self._plan.source,
+                cert_file=self._cert_file,
             )
         )
 
@@ -320,7 +351,7 @@ class Supervisor:
                     return
 
     def _first_answer(self) -> None:
-        with http_client(self._url) as http:
+        with http_client(self._url, self._cert_file) as http:
             for _ in _until(FIRST_ANSWER_TIMEOUT_S, "the gateway did not get ready"):
                 self._next_report()
                 with contextlib.suppress(httpx.HTTPError):
@@ -334,6 +365,7 @@ class Supervisor:
             self._config.models[0].name,
             "low",
             [{"role": "user", "content": "Say hello."}],
+            self._cert_file,
         )
         try:
             for _ in talk:
@@ -348,14 +380,14 @@ class Supervisor:
 
     def _announce(self) -> None:
         say = self._progress.say
-        name = self._config.models[0].name
         ops = sorted(replica.ops_url for replica in self._view.replicas) if self._view else []
         say()
         say(f"endpoint  {self._url}/v1")
-        keys = self._config.access.mode == "keys"
-        if keys:
+        if self._config.access.mode == "keys":
             say("keys      ./trireme tenants create NAME, then ./trireme keys create NAME")
-        say(f"try       {curl_line(self._url, name, keys=keys)}")
+        say(f"try       {self._curl_line}")
+        if self._cert_file:
+            say(f"tls       {self._cert_file}")
         say("chat      ./trireme chat")
         say(f"metrics   {self._url}/metrics (one gateway), and of each process:")
         for url in ops[:8]:

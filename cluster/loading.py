@@ -26,6 +26,7 @@ RESERVED = frozenset(
         *("TRIREME_HOME", "TRIREME_CLUSTER", "TRIREME_CONFIG"),
         *("TRIREME_OPS_ADDRESS", "TRIREME_CHANNEL_SECRET", "TRIREME_API_KEY"),
         *("TRIREME_DATABASE_URL", "TRIREME_ACCESS_SECRET", "TRIREME_ADMIN_TOKENS"),
+        "TRIREME_FRONT",
     }
 )
 """Variables with the prefix that are no settings: where state lives, which cluster, which file; and

@@ -10,13 +10,16 @@ import os
 import random
 import resource
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster import front as front_module
 from cluster.config import GatewayConfig, TriremeConfig, is_loopback
+from cluster.front import Certificate, Front
 from cluster.hardware import Hardware
 
 LOOPBACK = "127.0.0.1"
@@ -30,21 +33,9 @@ HEAD_S = 30
 """The time in which the head of a request must arrive; without it, Ray gives it as long as a stream
 may last."""
 
-# HAProxy opens its two pages for operators on every interface, and waits for a request's head as
-# long as for anything else. Ray has no setting for either. And where HAProxy listens, there listen
-# Serve's proxy and the gateways behind it too: so they are told loopback, and HAProxy its own.
-_HAPROXY_WRAPPER = """#!/bin/sh
-# Starts HAProxy with its statistics and metrics ports bound to loopback, its public port bound to
-# where it belongs, and with a limit of the time that a request's head may take.
-for each; do
-  case $each in
-    *.cfg) sed -i -E -e 's/^( *bind )[*]?:({ports})$/\\1127.0.0.1:\\2/' \\
-      -e 's/^( *bind )127[.]0[.]0[.]1:{port}$/\\1{host}:{port}/' \\
-      -e '/^    timeout http-request /d' \\
-      -e '/^defaults$/a \\    timeout http-request {head_s}s' "$each" ;;
-  esac
-done
-exec '{binary}' "$@"
+_LAUNCHER = """#!/bin/sh
+# What Ray Serve starts for HAProxy: cluster/front.py, which says what it does.
+{variable}={front} exec {python} -I {program} "$@"
 """
 
 
@@ -108,26 +99,36 @@ def local_environment(run_dir: Path, gateway: GatewayConfig | None = None) -> di
     }
     binary = _haproxy()
     if binary is not None:
-        wrapper = run_dir / "haproxy"
-        wrapper.write_text(
-            _HAPROXY_WRAPPER.format(
-                ports=f"{metrics}|{stats}",
-                port="0" if gateway is None else gateway.port,
-                host=LOOPBACK if gateway is None else _bound(gateway.host),
-                head_s=HEAD_S,
-                binary=binary,
+        launcher = run_dir / "haproxy"
+        front = Front(
+            binary, HEAD_S, (metrics, stats), *(() if gateway is None else _reached(gateway))
+        )
+        launcher.write_text(
+            _LAUNCHER.format(
+                variable=front_module.VARIABLE,
+                front=shlex.quote(front.to_json()),
+                python=shlex.quote(sys.executable),
+                program=shlex.quote(front_module.__file__),
             )
         )
-        wrapper.chmod(0o700)
-        environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(wrapper)
+        launcher.chmod(0o700)
+        environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(launcher)
     return environment
 
 
-def _bound(host: str) -> str:
-    """``host`` as HAProxy writes it, and safe in a pattern of sed."""
-    if host in ("0.0.0.0", "::"):
-        return "*"
-    return f"[{host}]" if ":" in host else host
+def _reached(gateway: GatewayConfig) -> tuple[str, Certificate | None]:
+    """Where callers come in, as HAProxy writes it, and with what certificate."""
+    host = f"[{gateway.host}]" if ":" in gateway.host else gateway.host
+    tls = gateway.tls
+    return (
+        "*" if gateway.host in ("0.0.0.0", "::") else host,
+        None if tls is None else Certificate(tls.cert_file, tls.key_file),
+    )
+
+
+def haproxy_is_here() -> bool:
+    """Whether callers reach gateways through a HAProxy that ``Front`` configures."""
+    return _haproxy() is not None
 
 
 def _haproxy() -> str | None:

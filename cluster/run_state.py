@@ -36,6 +36,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str
     config: str
     """Where the configuration came from: a path, or the words "built-in defaults"."""
+    cert_file: str = ""
+    """The gateway's certificate, where ``url`` is one of https."""
 
 
 class DeploymentView(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,15 +29,24 @@ def chat(
     model: Annotated[str | None, typer.Option(help="Served name of the model.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the cluster.")] = None,
     url: Annotated[
-        str | None, typer.Option(help="Another endpoint, such as http://host:8000.")
+        str | None, typer.Option(help="Another endpoint, such as https://host:8000.")
+    ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="That endpoint's certificate (PEM); else authorities count."),
     ] = None,
 ) -> None:
     """Ask the cluster. The analysis is dimmed, or left out when the output is piped."""
     from cluster.endpoint import EndpointError, model_names
 
     try:
-        base = url.rstrip("/").removesuffix("/v1") if url is not None else _url(name)
-        talk = Talk(base, model or model_names(base)[0], tier.value if tier else None)
+        base, cert_file = (
+            (url.rstrip("/").removesuffix("/v1"), str(trust or ""))
+            if url is not None
+            else _endpoint(name)
+        )
+        served = model or model_names(base, cert_file)[0]
+        talk = Talk(base, served, tier.value if tier else None, cert_file)
         if prompt is None and not sys.stdin.isatty():
             prompt = sys.stdin.read().strip()
             if not prompt:
@@ -49,18 +59,20 @@ def chat(
         raise Fault(str(error), 1) from error
 
 
-def _url(name: str | None) -> str:
+def _endpoint(name: str | None) -> tuple[str, str]:
+    """The URL, and the certificate to trust."""
     state = running(name)
     if state is None:
         raise Fault("no cluster is up; start one with ./trireme up", 1)
-    return state.url
+    return state.url, state.cert_file
 
 
 class Talk:
     """A conversation with one model at one tier (None: the server's default)."""
 
-    def __init__(self, url: str, model: str, tier: str | None) -> None:
+    def __init__(self, url: str, model: str, tier: str | None, cert_file: str = "") -> None:
         self._url = url
+        self._cert_file = cert_file
         self._model = model
         self._tier = tier
         self._messages: list[Message] = []
@@ -71,7 +83,8 @@ class Talk:
         from cluster.endpoint import chat as start_chat
 
         turn: Message = {"role": "user", "content": prompt}
-        going = start_chat(self._url, self._model, self._tier, [*self._messages, turn])  # type: ignore[arg-type]
+        messages = [*self._messages, turn]
+        going = start_chat(self._url, self._model, self._tier, messages, self._cert_file)  # type: ignore[arg-type]
         dimmed = False
         for piece in going:
             if piece.analysis and not self._colour:

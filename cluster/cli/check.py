@@ -16,7 +16,7 @@ from cluster.errors import Fault
 
 def check(file: FileArgument = None) -> None:
     """Check a configuration; prints every fault and what to write instead."""
-    from cluster.defaults import check_against, default_config
+    from cluster.defaults import check_against, default_config, unpinned
     from cluster.hardware import detect
     from cluster.loading import load
 
@@ -26,6 +26,9 @@ def check(file: FileArgument = None) -> None:
     faults = [*check_against(config, hardware), *engine_arg_faults(config)]
     for fault in faults:
         tell(f"error: {fault}")
+    if config.access.mode != "keys":
+        for doubt in unpinned(config):
+            tell(f"warning: {doubt}")
     if faults:
         raise typer.Exit(2)
     print(f"{described(path)}: no faults")

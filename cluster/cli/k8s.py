@@ -31,11 +31,18 @@ def check(
 ) -> None:
     """Check the configuration that a cluster is about to get, as it will read it."""
     from cluster.cli.check import engine_arg_faults
+    from cluster.defaults import unpinned
     from cluster.loading import load
 
-    faults = engine_arg_faults(load(file, {}))
+    config = load(file, {})
+    faults = engine_arg_faults(config)
+    doubts = unpinned(config)
+    if config.access.mode == "keys":
+        faults, doubts = [*faults, *doubts], []
     for fault in faults:
         tell(f"error: {fault}")
+    for doubt in doubts:
+        tell(f"warning: {doubt}")
     if faults:
         raise typer.Exit(2)
     print("config: no faults")

@@ -94,6 +94,19 @@ def test_engine_args_are_checked_by_vllms_own_parser(capsys: pytest.CaptureFixtu
     assert "models[0].pools[0].engine_args.no_such_thing" in line
 
 
+def test_a_model_that_may_change_is_worth_a_warning_and_with_keys_a_refusal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (
+        "ray: {address: 'ray:10001'}\nmodels: [{pools: [{gpu_type: H200}]}]\naccess: {mode: MODE}\n"
+    )
+    assert run(["config", "check", write(text.replace("MODE", "none"))]) == 0
+    assert only_line(capsys.readouterr().err).startswith("warning: models[0].revision: ")
+    for command in ("config", "k8s"):
+        assert run([command, "check", write(text.replace("MODE", "keys"))]) == 2
+        assert only_line(capsys.readouterr().err).startswith("error: models[0].revision: ")
+
+
 def test_the_defaults_have_no_faults(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "check"]) == 0
     assert capsys.readouterr().out == "built-in defaults: no faults\n"

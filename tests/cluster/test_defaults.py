@@ -173,3 +173,19 @@ def test_a_containers_limits_count_and_not_its_hosts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("134217728\n")
     limited = detect({"PATH": str(tmp_path)}, cgroup=tmp_path)
     assert (limited.cpus, limited.memory_bytes) == (1, 134_217_728)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", "a" * 39, "A" * 40])
+def test_callers_with_keys_get_a_model_that_stays_the_same(revision: str | None) -> None:
+    def found(source: str, engine: str = "vllm", mode: str = "keys") -> list[str]:
+        model = {"source": source, "pools": [{"engine": engine}], "revision": revision}
+        tree = {"models": [model], "access": {"mode": mode}}
+        config = TriremeConfig.model_validate(tree)
+        return [fault.path for fault in check_against(config, machine("H200", 1))]
+
+    assert found("openai/gpt-oss-120b") == ["models[0].revision"]
+    assert found("openai/gpt-oss-120b", mode="none") == []
+    assert found("openai/gpt-oss-120b", engine="simulated") == []
+    assert found("/models/gpt-oss-120b") == []
+    revision = "a" * 40
+    assert found("openai/gpt-oss-120b") == []

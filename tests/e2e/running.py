@@ -28,6 +28,8 @@ class Cluster:
     home: Path
     name: str
     url: str
+    said: str = ""
+    """What `up` printed."""
 
     def status(self) -> dict[str, Any]:
         answer = run(self.home, "status", "--json", name=self.name)
@@ -92,7 +94,8 @@ def cluster(home: Path, config: dict[str, Any]) -> Iterator[Cluster]:
     try:
         up = run(home, "up", "--config", str(file), "--detach", name=config["name"])
         assert up.returncode == 0, up.stdout + up.stderr
-        yield Cluster(home, config["name"], f"http://127.0.0.1:{port}")
+        scheme = "https" if config["gateway"].get("tls") else "http"
+        yield Cluster(home, config["name"], f"{scheme}://127.0.0.1:{port}", up.stdout)
     finally:
         down = run(home, "down", name=config["name"])
         # Else a cluster stays behind, unnoticed, and slows down all that comes after it.

@@ -93,6 +93,8 @@ def environment(pod: Pod, given: dict[str, str]) -> dict[str, str]:
             known[variable["name"]] = variable["value"].replace("$(POD_IP)", pod.address)
         elif "secretKeyRef" in variable["valueFrom"]:
             known[variable["name"]] = given[variable["name"]]
+    # In the image, a command of the package.
+    known["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(ROOT / "cluster" / "front.py")
     inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     known["RAY_SERVE_HAPROXY_MAXCONN"] = str(
         min(int(known["RAY_SERVE_HAPROXY_MAXCONN"]), DESCRIPTORS // 4)

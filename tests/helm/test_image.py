@@ -48,6 +48,13 @@ def test_the_list_of_the_cpu_image_is_what_these_tests_run_on() -> None:
     assert differing == {}
 
 
+def test_haproxy_is_started_by_a_command_that_the_image_has() -> None:
+    pods = (ROOT / "helm/trireme/templates/_pods.tpl").read_text()
+    assert "value: /opt/trireme/bin/trireme-front }" in pods
+    assert 'trireme-front = "cluster.front:main"' in (ROOT / "pyproject.toml").read_text()
+    assert "COPY --from=build /opt/trireme /opt/trireme" in DOCKERFILE
+
+
 def test_versions_are_those_of_the_chart_and_of_the_command() -> None:
     chart = (ROOT / "helm/trireme/Chart.yaml").read_text()
     project = (ROOT / "pyproject.toml").read_text()

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from cluster.config import TriremeConfig
-from cluster.local_ray import serve_environment
+from cluster.front import Front
+from cluster.local_ray import HEAD_S, serve_environment
 from deployments.gateway.contract.routes import find_route
 from tests.helm.toggles import TOGGLES
 from tests.helm.toolbox import (
@@ -258,6 +259,38 @@ def test_pods_get_the_settings_that_a_local_ray_gets(objects: list[Tree]) -> Non
         if name == "head" or name == "gateway" or name.startswith("engine-"):
             (container,) = template["spec"]["containers"]
             assert wanted.items() <= environment(container).items(), name
+
+
+def test_haproxy_is_started_by_way_of_front_and_every_named_file_is_mounted(
+    objects: list[Tree],
+) -> None:
+    config = config_of(objects)
+    tls, channel, usage = config.gateway.tls, config.channel.tls, config.usage.queue_dir
+    pair = [tls.cert_file, tls.key_file] if tls is not None else []
+    three = [channel.cert_file, channel.key_file, channel.ca_file] if channel is not None else []
+    kept = [each for each in (usage, config.content_log.folder) if each is not None]
+    for name, template in pod_templates(objects):
+        if not (name in ("head", "gateway") or name.startswith("engine-")):
+            continue
+        (container,) = template["spec"]["containers"]
+        told = environment(container).get("TRIREME_FRONT")
+        assert (told is not None) == config.gateway.haproxy
+        if told is not None:
+            front = Front.from_json(told)
+            assert front.head_s == HEAD_S
+            assert (front.certificate is not None) == bool(pair)
+            if front.certificate is not None:
+                assert [front.certificate.cert_file, front.certificate.key_file] == pair
+        mounted = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        wanted = {"head": pair, "gateway": [*pair, *three, *kept]}.get(name, three)
+        for file in wanted:
+            assert any(file.startswith(f"{path}/") for path in mounted), (name, file)
+        volumes = {each["name"] for each in template["spec"]["volumes"]}
+        assert set(mounted.values()) <= volumes
+        # What nobody reads there, nobody gets.
+        assert any("gateway-tls" in path for path in mounted) == (bool(pair) and wanted != three)
+    probe = group(objects, "gateway")["template"]["spec"]["containers"][0]["readinessProbe"]
+    assert (probe["httpGet"].get("scheme") == "HTTPS") == bool(pair)
 
 
 def test_probes_ask_for_what_the_gateway_answers(objects: list[Tree]) -> None:

@@ -76,6 +76,14 @@ MISFITS: dict[str, tuple[dict[str, Any], str]] = {
         {"config": {"access": {"mode": "keys", "admin": {}}}},
         "access.adminSecret",
     ),
+    "certificates that no secret holds": (
+        {"config": {"gateway": {"tls": {}}}},
+        "gateway.tlsSecret: config.gateway.tls needs the secret",
+    ),
+    "a claim for a log that nobody writes": (
+        {"gateway": {"contentLogClaim": "content"}},
+        "config.content_log.enabled: true",
+    ),
     "an ingress without a certificate": (
         {**TOGGLES["ingress"], "ingress": {**TOGGLES["ingress"]["ingress"], "tlsSecret": ""}},
         "ingress.tlsSecret",
@@ -117,7 +125,7 @@ BASES: list[dict[str, Any]] = [
         for name in (
             *("ingress", "route", "load balancer", "fetched secrets", "metrics agent"),
             *("operator metrics", "incremental", "s3 with host cache", "gated model"),
-            "keys of your own",
+            *("keys of your own", "tls and volumes"),
         )
     ),
 ]
@@ -138,6 +146,7 @@ OTHERS: dict[str, Any] = {
     "pools.main.maxReplicas": 5,
     "redis.host": "other.example",
     "pools.main.spread": "zone",
+    "gateway.usageQueuePath": "/other/u",
     "pools.main.sharedMemory": "7Gi",
 }
 

@@ -54,6 +54,16 @@ TOGGLES: dict[str, dict[str, Any]] = {
             "fromNamespace": "gateways",
         },
     },
+    "tls and volumes": {
+        **_config(content_log={"enabled": True}, usage={"flush_s": 1}, channel={"heartbeat_s": 2}),
+        "gateway": {
+            "tlsSecret": "llm-tls",
+            "usageQueuePath": "/mnt/usage",
+            "contentLogClaim": "content-log",
+        },
+        "channel": {"tlsSecret": "channel-tls"},
+        "access": {"testSecret": "trireme-test"},
+    },
     "no token": {"rayToken": {"enabled": False}},
     "no network policies": {"networkPolicy": {"enabled": False}},
     "no priorities, budgets, checks": {

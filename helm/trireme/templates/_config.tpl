@@ -10,7 +10,17 @@
 {{- $defaults := include "trireme.defaults" . | fromJson -}}
 {{- $gateway := mustMergeOverwrite (dict) ($config.gateway | default dict) (dict "host" "0.0.0.0") -}}
 {{- if not (hasKey $gateway "port") }}{{ $_ := set $gateway "port" $defaults.gateway.port }}{{ end -}}
+{{- if .Values.gateway.tlsSecret }}{{ $_ := set $gateway "tls" (dict "cert_file" "/etc/trireme/gateway-tls/tls.crt" "key_file" "/etc/trireme/gateway-tls/tls.key") }}{{ end -}}
 {{- $_ := set $config "gateway" $gateway -}}
+{{- if .Values.channel.tlsSecret -}}
+  {{- $_ := set $config "channel" (mustMergeOverwrite (dict) ($config.channel | default dict) (dict "tls" (dict "cert_file" "/etc/trireme/tls/tls.crt" "key_file" "/etc/trireme/tls/tls.key" "ca_file" "/etc/trireme/tls/ca.crt"))) -}}
+{{- end -}}
+{{- if .Values.gateway.usageQueuePath -}}
+  {{- $_ := set $config "usage" (mustMergeOverwrite (dict) ($config.usage | default dict) (dict "queue_dir" "/usage/queue")) -}}
+{{- end -}}
+{{- if .Values.gateway.contentLogClaim -}}
+  {{- $_ := set $config "content_log" (mustMergeOverwrite (dict) ($config.content_log | default dict) (dict "folder" "/content-log/files")) -}}
+{{- end -}}
 {{- $_ := set $config "name" ($config.name | default $defaults.name) -}}
 {{- $several := gt (len $config.models) 1 -}}
 {{- $scales := false -}}
@@ -150,6 +160,15 @@
 {{- $admin := ne (kindOf (.Values.config.access | default dict).admin) "invalid" -}}
 {{- if and $admin (not .Values.access.adminSecret) -}}
   {{- fail "access.adminSecret: config.access.admin needs the secret with the administrators' tokens: create one and name it here" -}}
+{{- end -}}
+{{- range $section, $secret := dict "gateway" .Values.gateway.tlsSecret "channel" .Values.channel.tlsSecret -}}
+  {{- $own := index $.Values.config $section | default dict -}}
+  {{- if and (ne (kindOf $own.tls) "invalid") (not $secret) -}}
+    {{- fail (printf "%s.tlsSecret: config.%s.tls needs the secret with its files: create one and name it here, and leave the setting out" $section $section) -}}
+  {{- end -}}
+{{- end -}}
+{{- if and .Values.gateway.contentLogClaim (not (.Values.config.content_log | default dict).enabled) -}}
+  {{- fail "gateway.contentLogClaim: nothing would be written there: write config.content_log.enabled: true, or remove it" -}}
 {{- end -}}
 {{- if .Values.ingress.enabled -}}
   {{- range $key := list "host" "tlsSecret" -}}

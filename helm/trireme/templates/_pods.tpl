@@ -19,6 +19,12 @@
 - { name: RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S, value: "{{ $longest }}" }
 - { name: RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S, value: "{{ $longest }}" }
 - { name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: "{{ $longest }}" }
+{{- if eq $proxied "1" }}
+# HAProxy by way of cluster/front.py, with its own pages on loopback.
+{{- $pair := ternary (dict "cert_file" "/etc/trireme/gateway-tls/tls.crt" "key_file" "/etc/trireme/gateway-tls/tls.key") nil (ne .Values.gateway.tlsSecret "") }}
+- { name: RAY_SERVE_HAPROXY_BINARY_PATH, value: /opt/trireme/bin/trireme-front }
+- { name: TRIREME_FRONT, value: {{ dict "head_s" 30 "private_ports" (list 8404 9101) "certificate" $pair | toJson | squote }} }
+{{- end }}
 - { name: RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT, value: "{{ $ports.direct.first }}" }
 - { name: RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT, value: "{{ $ports.direct.last }}" }
 - { name: RAY_SERVE_FALLBACK_PROXY_HTTP_PORT, value: "{{ $ports.fallback }}" }
@@ -39,6 +45,44 @@
 - { name: tmp, mountPath: /tmp }
 - { name: home, mountPath: /home/trireme }
 - { name: shm, mountPath: /dev/shm }
+{{- end }}
+
+{{/* Files of secrets: (root, whether HAProxy takes callers here, whether the token channel ends here). */}}
+{{- define "trireme.certificateMounts" -}}
+{{- if and (index . 1) (index . 0).Values.gateway.tlsSecret }}
+- { name: gateway-tls, mountPath: /etc/trireme/gateway-tls, readOnly: true }
+{{- end }}
+{{- if and (index . 2) (index . 0).Values.channel.tlsSecret }}
+- { name: channel-tls, mountPath: /etc/trireme/tls, readOnly: true }
+{{- end }}
+{{- end }}
+
+{{- define "trireme.certificates" -}}
+{{- with and (index . 1) (index . 0).Values.gateway.tlsSecret }}
+- { name: gateway-tls, secret: { secretName: {{ . }}, defaultMode: 0440 } }
+{{- end }}
+{{- with and (index . 2) (index . 0).Values.channel.tlsSecret }}
+- { name: channel-tls, secret: { secretName: {{ . }}, defaultMode: 0440 } }
+{{- end }}
+{{- end }}
+
+{{/* What outlives a gateway's pod. */}}
+{{- define "trireme.keptMounts" -}}
+{{- if .Values.gateway.usageQueuePath }}
+- { name: usage, mountPath: /usage }
+{{- end }}
+{{- if .Values.gateway.contentLogClaim }}
+- { name: content-log, mountPath: /content-log }
+{{- end }}
+{{- end }}
+
+{{- define "trireme.kept" -}}
+{{- with .Values.gateway.usageQueuePath }}
+- { name: usage, hostPath: { path: {{ . }}, type: DirectoryOrCreate } }
+{{- end }}
+{{- with .Values.gateway.contentLogClaim }}
+- { name: content-log, persistentVolumeClaim: { claimName: {{ . }} } }
+{{- end }}
 {{- end }}
 
 {{/* (root, size of /dev/shm) */}}
@@ -75,12 +119,13 @@
 {{- $weights := $root.Values.weights -}}
 {{- $kept := and (index . 1) (not (or $weights.existingClaim $weights.image)) $weights.hostPath -}}
 {{- $compiled := and (index . 1) $weights.compileCachePath -}}
-{{- if or $kept $compiled }}
+{{- $queue := and (not (index . 1)) $root.Values.gateway.usageQueuePath -}}
+{{- if or $kept $compiled $queue }}
 # Folders of the node belong to root, and no fsGroup reaches them.
 - name: folders
   image: {{ include "trireme.image" $root }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-  command: [chown, "10001:10001"{{ if $kept }}, /models{{ end }}{{ if $compiled }}, /compiled{{ end }}]
+  command: [chown, "10001:10001"{{ if $kept }}, /models{{ end }}{{ if $compiled }}, /compiled{{ end }}{{ if $queue }}, /usage{{ end }}]
   resources: { requests: { cpu: 100m, memory: 64Mi }, limits: { memory: 64Mi } }
   securityContext:
     runAsUser: 0
@@ -95,6 +140,9 @@
 {{- end }}
 {{- if $compiled }}
     - { name: compiled, mountPath: /compiled }
+{{- end }}
+{{- if $queue }}
+    - { name: usage, mountPath: /usage }
 {{- end }}
 {{- end }}
 {{- if $weights.uri }}
