@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.terraform.toolbox import Terraform
+from tests.terraform.toolbox import Terraform, note
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -142,5 +142,5 @@ def test_a_public_api_without_allow_list(terraform: Terraform, account: dict[str
 def test_there_are_twenty_mistakes() -> None:
     assert sorted(name for names in TOGETHER for name in names) == sorted(POOLS)
     count = len(POOLS) + len(PLACES) + 4
-    print(f"{count} mistakes, each with its remedy")
+    note(f"wrong inputs: {count}, each refused with its remedy")
     assert count >= 20
