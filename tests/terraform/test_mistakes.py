@@ -1,10 +1,12 @@
 """Mistakes in the variables of an example: each is refused at plan, and told with its remedy."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
+from cluster.cli.app import run
 from tests.terraform.toolbox import Terraform, note
 
 pytestmark = pytest.mark.timeout(600)
@@ -137,6 +139,35 @@ def test_a_public_api_without_allow_list(terraform: Terraform, account: dict[str
     trial = {name: RIGHT[name] for name in names} | {"my_addresses": []}
     told = refusal(terraform, account, "trial", trial)
     check(told, {"my_addresses": "write your own addresses into public_api_cidrs"})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "--gpu h100 --replicas 8 --max-replicas 16 --spot-replicas 8",
+        "--gpu h200 --replicas 8 --capacity capacity-block --reservation cr-01234567 --zone b",
+    ],
+)
+def test_what_cloud_plan_prints_is_taken_as_it_is(
+    terraform: Terraform, account: dict[str, str], capsys: pytest.CaptureFixture[str], asked: str
+) -> None:
+    assert run(["cloud", "plan", *asked.split()]) == 0
+    printed = capsys.readouterr().out
+    place = "examples/production"
+    folder = terraform.folder(place)
+    (folder / "planned.tfvars").write_text(printed)
+    rest = {
+        name: RIGHT[name] for name in ("api_client_cidrs", "alert_emails", "monthly_budget_usd")
+    }
+    (folder / "rest.tfvars.json").write_text(json.dumps(rest))
+    told = terraform.run(
+        place, "plan", "-input=false", "-var-file=planned.tfvars", "-var-file=rest.tfvars.json",
+        "-state=none.tfstate", **account,
+    ).stdout  # fmt: skip
+    for pool in re.findall(r"^  (\w+) = \{ gpu", printed, re.MULTILINE):
+        assert f'module.gpu_nodes["{pool}"].aws_eks_node_group.this' in told
+    # Nothing but the three that the answer says are to be added.
+    assert f"# To be added: {', '.join(rest)}." in printed
 
 
 def test_there_are_twenty_mistakes() -> None:
