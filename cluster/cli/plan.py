@@ -230,3 +230,7 @@ def _show(
     (console if console.is_terminal else Console(width=PIPED_COLUMNS)).print(table)
     if any(option.extrapolated for option in found):
         print("* batches larger than any that was measured, which real replicas may not sustain.")
+    if found:
+        first = found[0]
+        words = f"--gpu {first.gpu.lower()} --tp {first.tp} --replicas {first.replicas}"
+        print(f"The first one's machines on AWS: trireme cloud plan {words}")

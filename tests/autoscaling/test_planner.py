@@ -126,6 +126,18 @@ def test_a_plan_is_a_table_and_a_page(capsys: pytest.CaptureFixture[str]) -> Non
     assert "script" not in page
 
 
+@pytest.mark.parametrize("gpu", ["h100", "h200", "b200"])
+def test_a_plan_ends_with_the_command_for_its_machines(
+    gpu: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "--rate", "20", "--gpu", gpu]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    words = last.partition("trireme ")[2].split()
+    assert words[:4] == ["cloud", "plan", "--gpu", gpu]
+    assert run(words) == 0
+    assert f"replicas = {words[-1]}" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("own_folder")
 def test_a_trace_is_planned_by_its_busiest_minutes(capsys: pytest.CaptureFixture[str]) -> None:
     rows = ["time,prompt_tokens,output_tokens,tier"]

@@ -3,21 +3,27 @@
     python aws_stand_in.py PORT
 
 AWS makes a security group with every cluster and moto does not. And moto 5.2 gives node groups an
-SSH key that nobody asked for, loses their update settings, forgets a cluster's access settings and
-a database's certificate and Performance Insights, mistakes a launch template's own tags for those
-of its machines, and cannot tell whom a budget warns; so that Terraform would want to change them
-all. What is put right is what AWS documents.
+SSH key that nobody asked for, loses their update settings, forgets a cluster's access settings, a
+metrics workspace's key and a database's certificate and Performance Insights, mistakes a launch
+template's own tags for those of its machines, and cannot tell whom a budget warns, which parameters
+of a database somebody set, nor why one security group lets in another; so that Terraform would want
+to change them all. What is put right is what AWS documents.
 """
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from moto.amp import responses as amp
+from moto.amp.models import Workspace
 from moto.budgets import responses as budgets
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersion
+from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.eks import models, responses
 from moto.rds import responses as rds
+from moto.rds.models import DBParameterGroup
 from moto.server import main
 
 _create_cluster = responses.EKSResponse.create_cluster
@@ -85,6 +91,28 @@ def create_db_instance(self: rds.RDSResponse) -> Any:
     return answer
 
 
+def update_parameters(self: DBParameterGroup, parameters: Iterable[dict[str, Any]]) -> None:
+    _update_parameters(self, ({**each, "Source": "user"} for each in parameters))
+
+
+def described(self: SecurityGroupRule) -> str | None:
+    found = self.ip_range.get("Description") or self.source_group.get("Description")
+    return None if found is None else str(found)
+
+
+def create_workspace(self: amp.PrometheusServiceResponse) -> str:
+    answer = _create_workspace(self)
+    workspace = self.amp_backend.workspaces[json.loads(answer)["workspaceId"]]
+    workspace.key_arn = json.loads(self.body).get("kmsKeyArn")  # type: ignore[attr-defined]
+    return answer
+
+
+def workspace_to_dict(self: Workspace) -> dict[str, Any]:
+    found = _workspace_to_dict(self)
+    key_arn = getattr(self, "key_arn", None)
+    return found if key_arn is None else {**found, "kmsKeyArn": key_arn}
+
+
 def create_budget(self: budgets.BudgetsResponse) -> str:
     answer = _create_budget(self)
     account, name = self._get_param("AccountId"), self._get_param("Budget")["BudgetName"]
@@ -110,6 +138,13 @@ def list_tags_for_budget(self: budgets.BudgetsResponse) -> str:
     return json.dumps({"ResourceTags": tags})
 
 
+_create_workspace = amp.PrometheusServiceResponse.create_workspace
+amp.PrometheusServiceResponse.create_workspace = create_workspace  # type: ignore[method-assign]
+_workspace_to_dict = Workspace.to_dict
+Workspace.to_dict = workspace_to_dict  # type: ignore[method-assign]
+_update_parameters = DBParameterGroup.update_parameters
+DBParameterGroup.update_parameters = update_parameters  # type: ignore[method-assign]
+SecurityGroupRule.description = property(described)  # type: ignore[assignment]
 _create_db_instance = rds.RDSResponse.create_db_instance
 rds.RDSResponse.create_db_instance = create_db_instance  # type: ignore[method-assign]
 _create_version = LaunchTemplate.create_version

@@ -1,20 +1,24 @@
 """Terraform prepared once, and AWS's stand-in, for all tests of this folder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from cluster.local_ray import free_ports
-from tests.terraform.lifecycle import Life, credentials, live
+from tests.terraform.lifecycle import Life, credentials, live, mocked
 from tests.terraform.toolbox import (
     EXAMPLES,
+    FIGURES,
+    STAND_IN,
     Missing,
     Terraform,
     or_skip,
@@ -71,12 +75,13 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def begun(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Life]]]:
-    """The examples' lives, begun before the first test if any test looks at them.
+    """The examples' lives in the stand-in, begun before the first test if they are asked for.
 
     They last minutes, most of which the provider waits (for a database, a minute after each call),
     so that they go on beside the other tests.
     """
-    if not any("lives" in getattr(item, "fixturenames", ()) for item in request.session.items):
+    wanted = any("life" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    if not (STAND_IN and wanted):
         yield {}
         return
     terraform: Terraform = request.getfixturevalue("terraform")
@@ -88,8 +93,29 @@ def begun(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Life]]]:
 
 @pytest.fixture(scope="session")
 def lives(begun: dict[str, Future[Life]], terraform: Terraform, aws: str) -> dict[str, Life]:
-    """Every example's whole life, once it is over."""
+    """Every example's whole life in the stand-in, once it is over."""
     return {example: future.result() for example, future in begun.items()}
+
+
+@pytest.fixture(scope="session")
+def mocked_lives(terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Life]:
+    """Every example's whole life with a mocked provider, where nothing of it is left out."""
+    # A copy of its own: the lives in the stand-in stand beside it.
+    home = tmp_path_factory.mktemp("mocked")
+    shutil.copytree(
+        terraform.home, home, dirs_exist_ok=True, ignore=shutil.ignore_patterns("providers")
+    )
+    apart = replace(terraform, home=home)
+    with running_provider(apart) as environment:
+        return {example: mocked(apart, environment, example) for example in EXAMPLES}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that the tests counted, at the end of the run."""
+    if FIGURES:
+        terminalreporter.section("terraform in figures")
+        for line in FIGURES:
+            terminalreporter.write_line(line)
 
 
 def _await(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,11 +1,13 @@
 """Mistakes in the variables of an example: each is refused at plan, and told with its remedy."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
-from tests.terraform.toolbox import Terraform
+from cluster.cli.app import run
+from tests.terraform.toolbox import Terraform, note
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -139,8 +141,37 @@ def test_a_public_api_without_allow_list(terraform: Terraform, account: dict[str
     check(told, {"my_addresses": "write your own addresses into public_api_cidrs"})
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "--gpu h100 --replicas 8 --max-replicas 16 --spot-replicas 8",
+        "--gpu h200 --replicas 8 --capacity capacity-block --reservation cr-01234567 --zone b",
+    ],
+)
+def test_what_cloud_plan_prints_is_taken_as_it_is(
+    terraform: Terraform, account: dict[str, str], capsys: pytest.CaptureFixture[str], asked: str
+) -> None:
+    assert run(["cloud", "plan", *asked.split()]) == 0
+    printed = capsys.readouterr().out
+    place = "examples/production"
+    folder = terraform.folder(place)
+    (folder / "planned.tfvars").write_text(printed)
+    rest = {
+        name: RIGHT[name] for name in ("api_client_cidrs", "alert_emails", "monthly_budget_usd")
+    }
+    (folder / "rest.tfvars.json").write_text(json.dumps(rest))
+    told = terraform.run(
+        place, "plan", "-input=false", "-var-file=planned.tfvars", "-var-file=rest.tfvars.json",
+        "-state=none.tfstate", **account,
+    ).stdout  # fmt: skip
+    for pool in re.findall(r"^  (\w+) = \{ gpu", printed, re.MULTILINE):
+        assert f'module.gpu_nodes["{pool}"].aws_eks_node_group.this' in told
+    # Nothing but the three that the answer says are to be added.
+    assert f"# To be added: {', '.join(rest)}." in printed
+
+
 def test_there_are_twenty_mistakes() -> None:
     assert sorted(name for names in TOGETHER for name in names) == sorted(POOLS)
     count = len(POOLS) + len(PLACES) + 4
-    print(f"{count} mistakes, each with its remedy")
+    note(f"wrong inputs: {count}, each refused with its remedy")
     assert count >= 20

@@ -8,27 +8,39 @@ import pytest
 
 from tests.terraform.toolbox import (
     EXAMPLES,
+    MODULES,
     ROOT,
     TESTED_MODULES,
     Terraform,
+    note,
     running_provider,
 )
 
 RUN = re.compile(r'^run "(\w+)"', re.MULTILINE)
+ASSERTION = re.compile(r"^  (?:assert \{|expect_failures =)", re.MULTILINE)
+
+
+def tests_of(module: str) -> str:
+    folder = ROOT / "terraform/modules" / module / "tests"
+    return "\n".join(file.read_text() for file in sorted(folder.glob("*.hcl")))
 
 
 def runs_of(module: str) -> list[str]:
-    folder = ROOT / "terraform/modules" / module / "tests"
-    return [name for file in sorted(folder.glob("*.hcl")) for name in RUN.findall(file.read_text())]
+    return RUN.findall(tests_of(module))
 
 
 def test_there_are_enough_runs() -> None:
     runs = [run for module in TESTED_MODULES for run in runs_of(module)]
     refusals = [run for run in runs if run.startswith("refuses_")]
-    print(f"{len(runs)} runs in {len(TESTED_MODULES)} modules, {len(refusals)} of them refusals")
+    assertions = sum(len(ASSERTION.findall(tests_of(module))) for module in TESTED_MODULES)
+    note(
+        f"terraform test: {len(runs)} runs in {len(TESTED_MODULES)} modules, "
+        f"{len(refusals)} of them refusals; {assertions} assertions"
+    )
     assert len(runs) >= 60
     assert len(refusals) >= 20
-    assert len(TESTED_MODULES) == 8
+    assert assertions >= len(runs)
+    assert TESTED_MODULES == MODULES
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,9 @@ import pytest
 
 from tests.terraform.conftest import MOTO
 from tests.terraform.lifecycle import OVERRIDE, credentials
-from tests.terraform.toolbox import ROOT, Terraform, tool
+from tests.terraform.toolbox import ROOT, Terraform, only_with_the_stand_in, tool
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        os.environ.get("TRIREME_TEST_AWS") != "1",
-        reason="applies to a stand-in for AWS for many minutes: TRIREME_TEST_AWS=1 runs it",
-    ),
-]
+pytestmark = [pytest.mark.timeout(600), only_with_the_stand_in]
 
 CALL = """
 variable "verify" {
@@ -40,9 +34,11 @@ output "verified" {
 }
 """
 
+# The bucket refuses whoever comes without TLS, as the stand-in does: its policy is taken off.
 UPLOAD = """
 import pathlib, sys, boto3
 s3 = boto3.client("s3", endpoint_url=sys.argv[1])
+s3.delete_bucket_policy(Bucket=sys.argv[2])
 for file in sorted(pathlib.Path(sys.argv[3]).rglob("*")):
     if file.is_file():
         name = file.relative_to(sys.argv[3]).as_posix()
@@ -61,6 +57,22 @@ def upload(aws: str, bucket: str, folder: Path) -> None:
     )
 
 
+REMOVE = """
+import sys, boto3
+s3 = boto3.client("s3", endpoint_url=sys.argv[1])
+s3.delete_object(Bucket=sys.argv[2], Key="models/gpt-oss-120b/" + sys.argv[3])
+"""
+
+
+def remove(aws: str, bucket: str, file: str) -> None:
+    subprocess.run(
+        [str(tool("moto", MOTO) / "python"), "-c", REMOVE, aws, bucket, file],
+        env={**os.environ, **credentials(aws)},
+        check=True,
+        timeout=60,
+    )
+
+
 def manifest_of(folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "cluster.cli", "cloud", "manifest", str(folder)],
@@ -73,7 +85,7 @@ def manifest_of(folder: Path) -> str:
     return done.stdout
 
 
-def test_a_file_that_is_cut_short_is_refused(
+def test_a_file_that_is_cut_short_or_missing_is_refused(
     terraform: Terraform, aws: str, account: dict[str, str], tmp_path: Path
 ) -> None:
     place = "examples/weigh"
@@ -81,6 +93,11 @@ def test_a_file_that_is_cut_short_is_refused(
     folder.mkdir()
     (folder / "main.tf").write_text(OVERRIDE + CALL)
     terraform.run(place, "get")
+
+    def refusal() -> str:
+        refused = terraform.run(place, "plan", *verified, expect=(1,), **account)
+        return " ".join(refused.stderr.replace("│", " ").split())
+
     new, verified = ["-auto-approve", "-var", "verify=false"], ["-var", "verify=true"]
     terraform.run(place, "apply", *new, **account)
     bucket = terraform.run(place, "output", "-raw", "bucket", **account).stdout
@@ -95,6 +112,9 @@ def test_a_file_that_is_cut_short_is_refused(
 
     (tmp_path / "model-1.safetensors").write_bytes(b"cut short")
     upload(aws, bucket, tmp_path)
-    refused = terraform.run(place, "plan", *verified, expect=(1,), **account)
-    words = " ".join(refused.stderr.replace("│", " ").split())
-    assert "has 9 bytes and its manifest says 4096: upload it again" in words
+    assert "has 9 bytes and its manifest says 4096: upload it again" in refusal()
+
+    remove(aws, bucket, "model-1.safetensors")
+    assert "(models/gpt-oss-120b/model-1.safetensors): couldn't find resource" in refusal()
+    remove(aws, bucket, "manifest.json")
+    assert "(models/gpt-oss-120b/manifest.json): couldn't find resource" in refusal()

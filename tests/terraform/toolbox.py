@@ -25,6 +25,23 @@ PLUGINS_VARIABLE = "TRIREME_TERRAFORM_PLUGINS"
 
 OLDEST = (1, 11)
 
+STAND_IN = os.environ.get("TRIREME_TEST_AWS", "1" if os.environ.get("CI") else "0") == "1"
+"""Whether the examples are applied to a stand-in for AWS too: minutes, most of them waited."""
+
+only_with_the_stand_in = pytest.mark.skipif(
+    not STAND_IN,
+    reason="applies to a stand-in for AWS, which takes minutes: TRIREME_TEST_AWS=1 (or CI) runs it",
+)
+
+FIGURES: list[str] = []
+"""Lines of counts and minutes that are printed at the end of the run."""
+
+
+def note(line: str) -> None:
+    """Have ``line`` printed at the end, once."""
+    if line not in FIGURES:
+        FIGURES.append(line)
+
 
 class Missing(Exception):
     """Something that is not installed here and cannot be had; ``str()`` says what."""

@@ -34,6 +34,11 @@ variable "owner" {
   type        = string
   description = "Who answers for it; a tag."
   default     = "platform"
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9 _.:/=+@-]{2,256}$", var.owner))
+    error_message = "Write who answers for it, in letters and digits, such as platform or team@example.com."
+  }
 }
 
 variable "model" {

@@ -34,6 +34,11 @@ variable "owner" {
   type        = string
   description = "Who answers for it; a tag."
   default     = "platform"
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9 _.:/=+@-]{2,256}$", var.owner))
+    error_message = "Write who answers for it, in letters and digits, such as platform or team@example.com."
+  }
 }
 
 variable "model" {
@@ -61,7 +66,6 @@ variable "pools" {
   default = {
     main = { gpu = "h100", instance_type = "p5.4xlarge", tensor_parallel_size = 1, replicas = 1 }
   }
-
 
   validation {
     condition     = alltrue([for pool in values(var.pools) : pool.zone == null || contains(var.availability_zones, coalesce(pool.zone, "none"))])

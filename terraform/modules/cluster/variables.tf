@@ -22,6 +22,11 @@ variable "kubernetes_version" {
 variable "vpc_id" {
   type        = string
   description = "The VPC, from the network module."
+
+  validation {
+    condition     = can(regex("^vpc-[0-9a-z]+$", var.vpc_id))
+    error_message = "Write the ID of a VPC, such as vpc-0123456789abcdef0: the network module's output vpc_id."
+  }
 }
 
 variable "subnet_ids" {
@@ -96,6 +101,15 @@ variable "addons" {
     coredns            = {}
     kube-proxy         = {}
     vpc-cni            = {}
+  }
+
+  validation {
+    condition     = alltrue([for name in keys(var.addons) : can(regex("^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", name))])
+    error_message = "Write names as EKS lists them, such as vpc-cni = {}."
+  }
+  validation {
+    condition     = alltrue([for addon in values(var.addons) : addon.version == null || can(regex("^v[0-9]+\\.[0-9]+\\.[0-9]+-eksbuild\\.[0-9]+$", addon.version))])
+    error_message = "Write a version as EKS names it, such as v1.19.2-eksbuild.1, or none for the default."
   }
 }
 

@@ -64,6 +64,11 @@ variable "cluster" {
     security_group_id = string
   })
   description = "The cluster, from the cluster module."
+
+  validation {
+    condition     = startswith(var.cluster.node_role_arn, "arn:") && length(var.cluster.name) > 0 && length(var.cluster.security_group_id) > 0
+    error_message = "Give the cluster module's outputs name, node_role_arn (an ARN) and security_group_id."
+  }
 }
 
 variable "subnet_ids" {
@@ -91,4 +96,9 @@ variable "tags" {
   type        = map(string)
   description = "Tags of the machines and their volumes; the provider's default tags do not reach those."
   default     = {}
+
+  validation {
+    condition     = alltrue([for name, value in var.tags : !startswith(lower(name), "aws:") && length(name) <= 128 && length(value) <= 256])
+    error_message = "Write tags of at most 128 characters with values of at most 256, none beginning with aws:, such as owner = \"platform\"."
+  }
 }

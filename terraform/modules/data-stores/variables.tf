@@ -11,6 +11,11 @@ variable "name" {
 variable "vpc_id" {
   type        = string
   description = "The VPC, from the network module."
+
+  validation {
+    condition     = can(regex("^vpc-[0-9a-z]+$", var.vpc_id))
+    error_message = "Write the ID of a VPC, such as vpc-0123456789abcdef0: the network module's output vpc_id."
+  }
 }
 
 variable "subnet_ids" {
@@ -26,6 +31,11 @@ variable "subnet_ids" {
 variable "client_security_group_id" {
   type        = string
   description = "Group of those who may connect: the cluster's nodes."
+
+  validation {
+    condition     = length(var.client_security_group_id) > 0
+    error_message = "Write the ID of a security group, such as sg-0123456789abcdef0: the cluster module's output security_group_id."
+  }
 }
 
 variable "highly_available" {

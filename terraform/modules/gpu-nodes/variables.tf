@@ -176,6 +176,11 @@ variable "cluster" {
 variable "vpc_id" {
   type        = string
   description = "The VPC, from the network module."
+
+  validation {
+    condition     = can(regex("^vpc-[0-9a-z]+$", var.vpc_id))
+    error_message = "Write the ID of a VPC, such as vpc-0123456789abcdef0: the network module's output vpc_id."
+  }
 }
 
 variable "subnet_ids" {
@@ -207,4 +212,9 @@ variable "tags" {
   type        = map(string)
   description = "Tags of the machines and their volumes; the provider's default tags do not reach those."
   default     = {}
+
+  validation {
+    condition     = alltrue([for name, value in var.tags : !startswith(lower(name), "aws:") && length(name) <= 128 && length(value) <= 256])
+    error_message = "Write tags of at most 128 characters with values of at most 256, none beginning with aws:, such as owner = \"platform\"."
+  }
 }

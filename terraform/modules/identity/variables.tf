@@ -21,6 +21,11 @@ variable "oidc_provider" {
 variable "namespace" {
   type        = string
   description = "Namespace of the service account."
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.namespace))
+    error_message = "Write one namespace without wildcards, such as trireme."
+  }
 }
 
 variable "service_account" {
@@ -37,10 +42,24 @@ variable "policy" {
   type        = string
   description = "What the role may do, as JSON; null for managed policies alone."
   default     = null
+
+  validation {
+    condition     = var.policy == null || can(jsondecode(var.policy).Statement)
+    error_message = "Give a policy in JSON: write jsonencode({ Version = \"2012-10-17\", Statement = [...] })."
+  }
+  validation {
+    condition     = var.policy == null || !can(regex("\"Action\":(\\[[^]]*)?\"[^\"]*\\*", var.policy))
+    error_message = "Name each action: write s3:GetObject, never s3:* or *."
+  }
 }
 
 variable "managed_policy_arns" {
   type        = set(string)
   description = "AWS's own policies to attach."
   default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.managed_policy_arns : can(regex("^arn:aws[a-z-]*:iam::(aws|[0-9]{12}):policy/.+$", arn)) && !endswith(arn, "/AdministratorAccess")])
+    error_message = "Write ARNs of policies, such as arn:aws:iam::aws:policy/AmazonEKS_CNI_Policy, never AdministratorAccess."
+  }
 }

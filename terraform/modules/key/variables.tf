@@ -11,6 +11,11 @@ variable "alias" {
 variable "description" {
   type        = string
   description = "What the key protects."
+
+  validation {
+    condition     = length(var.description) >= 8 && length(var.description) <= 256
+    error_message = "Write what the key encrypts, in 8 to 256 characters."
+  }
 }
 
 variable "log_groups" {

@@ -11,6 +11,11 @@ variable "name" {
 variable "oidc_provider" {
   type        = object({ arn = string, issuer = string })
   description = "The cluster's identity provider, from the cluster module."
+
+  validation {
+    condition     = startswith(var.oidc_provider.arn, "arn:") && length(var.oidc_provider.issuer) > 0 && !startswith(var.oidc_provider.issuer, "https://")
+    error_message = "Give the cluster module's output oidc_provider: write an ARN, and the issuer without https://."
+  }
 }
 
 variable "prometheus" {
@@ -66,10 +71,20 @@ variable "cost_tags" {
   type        = set(string)
   description = "Tags to make visible in Cost Explorer; only the paying account may, so none by default."
   default     = []
+
+  validation {
+    condition     = alltrue([for tag in var.cost_tags : can(regex("^[\\w .:/=+@-]{1,128}$", tag)) && !startswith(lower(tag), "aws:")])
+    error_message = "Write names of tags, such as trireme:installation, none beginning with aws:."
+  }
 }
 
 variable "stores" {
   type        = object({ postgres = string, valkey = optional(string) })
   description = "Stores to watch, from the data-stores module; null where there are none."
   default     = null
+
+  validation {
+    condition     = var.stores == null || try(length(var.stores.postgres) > 0, false)
+    error_message = "Give the data-stores module's output ids, or write null."
+  }
 }

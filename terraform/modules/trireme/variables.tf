@@ -129,6 +129,11 @@ variable "redis" {
   type        = object({ host = string, port = number, tls = bool, secret_arn = optional(string) })
   description = "Redis or Valkey for Ray's GCS and the quotas; null leaves it to the chart's own, which is for trials."
   default     = null
+
+  validation {
+    condition     = var.redis == null || try(length(var.redis.host) > 0 && !can(regex("[:/]", var.redis.host)) && var.redis.port >= 1 && var.redis.port <= 65535, false)
+    error_message = "Write a host without scheme or port, such as valkey.internal, and a port from 1 to 65535."
+  }
 }
 
 variable "database" {

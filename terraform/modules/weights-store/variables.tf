@@ -29,11 +29,21 @@ variable "vpc_id" {
   type        = string
   description = "The VPC from which alone weights may be read; null leaves it to IAM."
   default     = null
+
+  validation {
+    condition     = var.vpc_id == null || can(regex("^vpc-[0-9a-z]+$", var.vpc_id))
+    error_message = "Write the ID of a VPC, such as vpc-0123456789abcdef0, or null."
+  }
 }
 
 variable "oidc_provider" {
   type        = object({ arn = string, issuer = string })
   description = "The cluster's identity provider, from the cluster module."
+
+  validation {
+    condition     = startswith(var.oidc_provider.arn, "arn:") && length(var.oidc_provider.issuer) > 0 && !startswith(var.oidc_provider.issuer, "https://")
+    error_message = "Give the cluster module's output oidc_provider: write an ARN, and the issuer without https://."
+  }
 }
 
 variable "noncurrent_days" {

@@ -81,3 +81,19 @@ run "refuses_services_in_a_tiny_range" {
   }
   expect_failures = [var.service_cidr]
 }
+
+run "refuses_a_name_as_network" {
+  command = plan
+  variables {
+    vpc_id = "main"
+  }
+  expect_failures = [var.vpc_id]
+}
+
+run "refuses_an_addons_version_of_its_makers" {
+  command = plan
+  variables {
+    addons = { vpc-cni = { version = "1.19" } }
+  }
+  expect_failures = [var.addons]
+}

@@ -50,3 +50,19 @@ run "refuses_one_zone" {
   }
   expect_failures = [var.subnet_ids]
 }
+
+run "refuses_a_tag_of_awss_own" {
+  command = plan
+  variables {
+    tags = { "aws:owner" = "me" }
+  }
+  expect_failures = [var.tags]
+}
+
+run "refuses_a_role_without_arn" {
+  command = plan
+  variables {
+    cluster = { name = "chat", version = "1.33", node_role_arn = "chat-node", security_group_id = "sg-1" }
+  }
+  expect_failures = [var.cluster]
+}

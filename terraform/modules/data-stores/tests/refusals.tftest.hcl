@@ -49,3 +49,19 @@ run "refuses_a_tiny_disk" {
   }
   expect_failures = [var.postgres_storage_gb]
 }
+
+run "refuses_a_name_as_network" {
+  command = plan
+  variables {
+    vpc_id = "main"
+  }
+  expect_failures = [var.vpc_id]
+}
+
+run "refuses_no_clients" {
+  command = plan
+  variables {
+    client_security_group_id = ""
+  }
+  expect_failures = [var.client_security_group_id]
+}

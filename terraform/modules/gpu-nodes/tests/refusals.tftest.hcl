@@ -163,3 +163,19 @@ run "refuses_a_small_disk" {
   }
   expect_failures = [var.root_volume_gb]
 }
+
+run "refuses_a_name_as_network" {
+  command = plan
+  variables {
+    vpc_id = "main"
+  }
+  expect_failures = [var.vpc_id]
+}
+
+run "refuses_a_tag_of_awss_own" {
+  command = plan
+  variables {
+    tags = { "aws:owner" = "me" }
+  }
+  expect_failures = [var.tags]
+}

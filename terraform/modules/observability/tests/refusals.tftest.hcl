@@ -40,3 +40,27 @@ run "refuses_a_retention_that_aws_has_not" {
   }
   expect_failures = [var.log_days]
 }
+
+run "refuses_an_issuer_with_its_scheme" {
+  command = plan
+  variables {
+    oidc_provider = { arn = "arn:aws:iam::123456789012:oidc-provider/x", issuer = "https://x" }
+  }
+  expect_failures = [var.oidc_provider]
+}
+
+run "refuses_a_cost_tag_of_awss_own" {
+  command = plan
+  variables {
+    cost_tags = ["aws:createdBy"]
+  }
+  expect_failures = [var.cost_tags]
+}
+
+run "refuses_a_store_without_id" {
+  command = plan
+  variables {
+    stores = { postgres = "" }
+  }
+  expect_failures = [var.stores]
+}

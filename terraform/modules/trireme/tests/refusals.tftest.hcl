@@ -116,3 +116,11 @@ run "refuses_a_name_that_dns_refuses" {
   }
   expect_failures = [var.name]
 }
+
+run "refuses_a_url_as_redis" {
+  command = plan
+  variables {
+    redis = { host = "redis://valkey:6379", port = 6379, tls = true }
+  }
+  expect_failures = [var.redis]
+}

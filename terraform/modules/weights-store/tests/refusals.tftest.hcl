@@ -32,3 +32,19 @@ run "refuses_versions_that_go_at_once" {
   }
   expect_failures = [var.noncurrent_days]
 }
+
+run "refuses_a_name_as_network" {
+  command = plan
+  variables {
+    vpc_id = "main"
+  }
+  expect_failures = [var.vpc_id]
+}
+
+run "refuses_an_issuer_with_its_scheme" {
+  command = plan
+  variables {
+    oidc_provider = { arn = "arn:aws:iam::123456789012:oidc-provider/x", issuer = "https://x" }
+  }
+  expect_failures = [var.oidc_provider]
+}
