@@ -10,6 +10,7 @@ import ray
 from ray import serve
 
 from cluster import heap
+from cluster.certificates import Expiry
 from cluster.config import ChannelConfig, ModelConfig, PoolConfig, TelemetryConfig
 from cluster.logs import set_up_logging
 from cluster.metrics import ENGINE_METRICS, Metrics
@@ -18,7 +19,7 @@ from cluster.tracing import tracer
 from deployments.engine.arguments import engine_args
 from deployments.engine.channel.gauges import TrafficMetrics
 from deployments.engine.channel.server import ServerSettings
-from deployments.engine.channel.tls import ChannelTls, expiry
+from deployments.engine.channel.tls import ChannelTls, certificates
 from deployments.engine.engine import Engine
 from deployments.engine.host import EngineHost
 from deployments.engine.simulated import SimulatedEngine
@@ -72,8 +73,8 @@ class EngineReplica:
         self._metrics = Metrics(ENGINE_METRICS)
         self._metrics.begin((settings.model.name,), (pool,))
         self._traffic = TrafficMetrics(self._metrics)
-        left_s = expiry(settings.channel.tls).left_s
-        self._metrics.gauge("trireme_certificate_expiry_seconds").set_function(left_s)
+        expiry = Expiry(certificates(settings.channel.tls))
+        self._metrics.gauge("trireme_certificate_expiry_seconds").set_function(expiry.left_s)
         tracing = tracer(settings.telemetry.tracing, "trireme-engine", self._replica_id)
         self._traces = None if tracing is None else EngineTraces(tracing, self._replica_id)
         channel = settings.channel

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from cluster.certificates import Expiry
 from cluster.config import TIERS, PoolConfig, Tier, TriremeConfig
 from cluster.ops import OpsListener, exposition_off_loop
 from cluster.steptime import StepModel, step_model
@@ -16,7 +17,7 @@ from cluster.tracing import tracer
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
 from deployments.engine.channel.client import Endpoint, LinkSettings
-from deployments.engine.channel.tls import ChannelTls, expiry
+from deployments.engine.channel.tls import ChannelTls, certificates
 from deployments.engine.simulated import step_times
 from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
@@ -117,8 +118,9 @@ class Gateway:
             config.failover,
             RunawayGuard.of(config.tiers),
         )
-        left_s = expiry(channel.tls).left_s
-        self.metrics.metrics.gauge("trireme_certificate_expiry_seconds").set_function(left_s)
+        shown = () if config.gateway.tls is None else (config.gateway.tls.cert_file,)
+        expiry = Expiry((*certificates(channel.tls), *shown))
+        self.metrics.metrics.gauge("trireme_certificate_expiry_seconds").set_function(expiry.left_s)
         # Without keys none can expire; and a gauge that nobody sets would say that one has.
         self.metrics.metrics.gauge("trireme_key_expiry_seconds").set(math.inf)
         self.access: AccessControl | None = None

@@ -4,7 +4,6 @@ import logging
 import os
 import ssl
 
-from cluster.certificates import Expiry
 from cluster.config import ChannelTlsConfig
 
 log = logging.getLogger("trireme.channel")
@@ -51,9 +50,9 @@ class ChannelTls:
         return tuple(os.stat(file).st_mtime_ns for file in files)
 
 
-def expiry(config: ChannelTlsConfig | None) -> Expiry:
-    """Of the channel's certificate and of the authority that signed it."""
-    return Expiry(() if config is None else (config.cert_file, config.ca_file))
+def certificates(config: ChannelTlsConfig | None) -> tuple[str, ...]:
+    """Files with the channel's certificate and with the authority that signed it."""
+    return () if config is None else (config.cert_file, config.ca_file)
 
 
 def _context(kind: int) -> ssl.SSLContext:
