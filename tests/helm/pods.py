@@ -220,6 +220,8 @@ class Cluster:
             "TRIREME_CHANNEL_SECRET": secrets.token_hex(32),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "TRIREME_DATABASE_URL": "sqlite:////tmp/home/trireme.db",
+            "TRIREME_ACCESS_SECRET": secrets.token_hex(32),
             "FQ_RAY_IP": head.address,
         }
         for pod in self.pods:
