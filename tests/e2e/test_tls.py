@@ -15,12 +15,14 @@ import httpx
 import pytest
 import trustme
 
-from cluster.front import LOOK_S
 from tests.e2e.running import Cluster, cluster, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 MODEL = "gpt-oss-tiny"
+SERVED_S = 20.0
+"""On a machine that has much else to do; alone it takes some 2 s."""
+
 HOST = "llm.example.com"
 """What the certificate is for. Nobody resolves it here: clients are told where it is."""
 
@@ -119,7 +121,7 @@ def test_a_renewed_certificate_is_served_and_a_long_stream_goes_on(secured: Secu
         began = time.monotonic()
         heard = 0
         while secured.shown(client) != wanted:
-            assert time.monotonic() - began < 3 * LOOK_S
+            assert time.monotonic() - began < SERVED_S
             heard += bool(next(lines))
         took_s = time.monotonic() - began
         after = [line for line, _ in zip(lines, range(100), strict=False) if line]
