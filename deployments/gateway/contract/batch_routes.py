@@ -1,11 +1,12 @@
 """``/v1/files`` and ``/v1/batches``, as OpenAI has them."""
 
+import contextlib
 from typing import Any
 from urllib.parse import parse_qsl
 
 from cluster.batches.files import Page
 from cluster.batches.lines import ENDPOINTS
-from cluster.errors import InvalidRequest, UnknownRoute
+from cluster.errors import InvalidRequest, StoreAway, UnknownRoute
 from cluster.tenants.caller import Caller
 from deployments.gateway.batches.desk import BatchDesk
 from deployments.gateway.contract.asgi import Receive, Scope, Send, answer_json, as_headers
@@ -81,7 +82,8 @@ async def _upload(
             assert form.filename is not None
             return await upload.done(form.filename, "batch", expires_s)
         except BaseException:
-            await upload.discard()
+            with contextlib.suppress(StoreAway):
+                await upload.discard()
             raise
     finally:
         desk.end_upload()
