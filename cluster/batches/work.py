@@ -201,7 +201,18 @@ class Work:
                 leased_until=0.0,
             )
         )
-        for change in (late, end):
+        unread = (
+            update(row)
+            .where(row.phase == "validating", row.expires_at <= db_now())
+            .values(
+                phase="ending",
+                outcome="expired",
+                finalizing_at=db_now(),
+                fence=row.fence + 1,
+                leased_until=0.0,
+            )
+        )
+        for change in (late, unread, end):
             with self._engine.begin() as connection:
                 connection.execute(change)
 
@@ -284,31 +295,32 @@ class Work:
     # -------------------------------------------------------------- lines
 
     def waiting(self) -> tuple[list[Waiting], dict[str, int]]:
-        """Batches with lines that may start, and the lines of each tenant that run anywhere."""
+        """Batches with lines that nobody works on (some may have to wait until they are tried
+        again), and the lines of each tenant that run anywhere."""
         batch, line = BatchRow, LineRow
-        free = and_(line.leased_until < db_now())
-        query = (
-            select(
-                batch.id,
-                batch.tenant,
-                batch.created_at,
-                func.sum(case((free, 1), else_=0)).label("free"),
-                func.sum(
-                    case((and_(line.holder != "", line.leased_until >= db_now()), 1), else_=0)
-                ).label("busy"),
-            )
-            .join(line, line.batch_id == batch.id)
-            .where(batch.phase == "running", batch.outcome == "", line.state == OPEN)
-            .group_by(batch.id, batch.tenant, batch.created_at)
+        # Lines in work are few, and found by an index; those that wait may be millions.
+        busy = (
+            select(line.batch_id, func.count())
+            .where(line.holder > "", line.leased_until >= db_now())
+            .group_by(line.batch_id)
         )
+        going = select(
+            batch.id,
+            batch.tenant,
+            batch.created_at,
+            (batch.total - batch.completed - batch.failed).label("left"),
+        ).where(batch.phase == "running", batch.outcome == "")
         with self._engine.connect() as connection:
-            found = connection.execute(query).all()
+            found = connection.execute(going).all()
+            in_work = {each[0]: int(each[1]) for each in connection.execute(busy)}
         running: dict[str, int] = {}
         for each in found:
-            running[each.tenant] = running.get(each.tenant, 0) + each.busy
-        return [
-            Waiting(each.id, each.tenant, each.created_at, each.free) for each in found
-        ], running
+            running[each.tenant] = running.get(each.tenant, 0) + in_work.get(each.id, 0)
+        waiting = [
+            Waiting(each.id, each.tenant, each.created_at, each.left - in_work.get(each.id, 0))
+            for each in found
+        ]
+        return waiting, running
 
     def lease(self, batch_id: str, most: int) -> list[Lease]:
         """Take lines that nobody works on, the first ones first."""

@@ -227,9 +227,10 @@ class Door:
         except TriremeError as error:
             fault = fault_of(error)
             body = fault.body(speaks_anthropic(path))
-            await answer_json(
-                send, fault.status, body, {"x-request-id": request_id, **fault.headers}
-            )
+            answered = {"x-request-id": request_id, **fault.headers}
+            if path == "/v1/files" and scope["method"] == "POST":
+                answered["connection"] = "close"  # the rest of the file may still be coming
+            await answer_json(send, fault.status, body, answered)
 
     def _check_head(self, scope: Scope) -> None:
         limits = self._limits

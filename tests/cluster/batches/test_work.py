@@ -304,6 +304,21 @@ def test_a_batch_expires(desk: Desk) -> None:
     assert (shown["status"], "expired_at" in shown) == ("expired", True)
 
 
+def test_one_whose_input_nobody_can_read_expires_too(desk: Desk) -> None:
+    batch = desk.batch()
+    work = desk.gateway()
+    mine = work.claim("validating")
+    assert mine is not None
+    desk.set(batch, expires_at=1.0)
+    work.advance()
+    with pytest.raises(LeaseLost):
+        work.accept(mine, 1, "m")
+    ending = work.claim("ending")
+    assert ending is not None
+    work.finish(ending, None, None, DAY_S)
+    assert desk.status(batch) == "expired"
+
+
 def test_an_answer_that_comes_while_the_files_are_made_is_dropped(desk: Desk) -> None:
     batch = desk.batch(lines=2)
     work = desk.gateway("one")
