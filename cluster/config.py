@@ -1491,6 +1491,67 @@ class ResponsesConfig(_Settings):
     )
 
 
+class BatchConfig(_Settings):
+    """OpenAI's batches: files of requests that are answered in spare time, within 24 hours.
+
+    Requests and answers then lie in `folder`, and until a batch is over in the store
+    (`access.store_url`): off, nothing of any request's content is written anywhere.
+    """
+
+    enabled: bool = Field(
+        default=False,
+        description="Whether `/v1/files` and `/v1/batches` are served. Gateways on several "
+        "machines need PostgreSQL and a `folder` that all of them reach.",
+    )
+    folder: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Where files are: an absolute path, or a URL that fsspec knows, like "
+        "s3://bucket/prefix (which needs the extra `s3`). None: in the state folder.",
+    )
+    max_concurrent_lines: int = Field(
+        default=32,
+        ge=1,
+        le=1024,
+        description="Requests of batches that a gateway runs at a time, while nothing waits in its "
+        "queues.",
+    )
+    max_lines: int = Field(default=50_000, ge=1, le=1_000_000, description="Of one input file.")
+    max_file_bytes: int = Field(
+        default=200 * MIB, ge=KIB, le=1024 * MIB, description="Size of one input file."
+    )
+    max_open_batches: int = Field(
+        default=20, ge=1, le=10_000, description="Batches of one tenant that are not over."
+    )
+    max_files: int = Field(default=1000, ge=1, le=1_000_000, description="Of one tenant.")
+    max_bytes: int = Field(
+        default=10 * 1024 * MIB,
+        ge=MIB,
+        description="Of one tenant's files; beyond, no more can be uploaded.",
+    )
+    retain_days: int = Field(
+        default=30, ge=1, le=3650, description="Days after which files and batches are deleted."
+    )
+    lease_s: float = Field(
+        default=30.0,
+        ge=1,
+        le=600,
+        description="Seconds after which a request of a gateway that died is another's.",
+    )
+    max_wait_s: float = Field(
+        default=5.0, gt=0, le=60, description="Seconds that a caller waits for the store."
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value and not value.startswith("/"):
+            problem = f"{value[:80]} is neither an absolute path nor a URL"
+            refuse([Fault("", problem, "write one that begins with / or with s3://")])
+        return value
+
+
 class TriremeConfig(_Settings):
     """All of `trireme.yaml`."""
 
@@ -1527,6 +1588,9 @@ class TriremeConfig(_Settings):
     )
     responses: ResponsesConfig = Field(
         default_factory=ResponsesConfig, description="Responses that are kept for their callers."
+    )
+    batch: BatchConfig = Field(
+        default_factory=BatchConfig, description="Files of requests, answered in spare time."
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
     telemetry: TelemetryConfig = Field(

@@ -114,6 +114,15 @@ class UnknownResponse(InvalidRequest):
         super().__init__(f"Response with id '{clipped(response_id)}' not found.{hint}")
 
 
+class UnknownObject(InvalidRequest):
+    """The caller's tenant has no such file or batch."""
+
+    status = 404
+
+    def __init__(self, kind: str, object_id: str) -> None:
+        super().__init__(f"No such {kind}: '{clipped(object_id)}'.", param="id")
+
+
 class UnknownRoute(InvalidRequest):
     """No such path."""
 
@@ -175,14 +184,14 @@ class CallersUnknown(TriremeError):
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body is not `application/json`."""
+    """The body is not `application/json`, or what else the route wants."""
 
     status = 415
     code = "unsupported_media_type"
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str, wanted: str = "application/json") -> None:
         got = f"`{clipped(content_type)}`" if content_type else "no content type"
-        super().__init__(f"The body must be sent as `application/json`; got {got}.")
+        super().__init__(f"The body must be sent as `{wanted}`; got {got}.")
 
 
 class BodyTooLarge(InvalidRequest):
@@ -337,7 +346,7 @@ class StoreAway(TriremeError):
     code = "store_unavailable"
 
     def __init__(self) -> None:
-        super().__init__("The store of responses does not answer. Try again.", retry_after_s=5.0)
+        super().__init__("The store does not answer. Try again.", retry_after_s=5.0)
 
 
 class ReplicaLost(TriremeError):

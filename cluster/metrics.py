@@ -161,6 +161,15 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         values={"outcome": ("kept", "not_kept")},
     ),
     Metric(
+        "trireme_batch_lines",
+        "counter",
+        "requests",
+        ("outcome",),
+        "Attempts at requests of batches (`batch.enabled`): answered; failed, for good; put_back, "
+        "to be tried again; lost, as another gateway has taken the request over.",
+        values={"outcome": ("answered", "failed", "put_back", "lost")},
+    ),
+    Metric(
         "trireme_requests",
         "counter",
         "requests",

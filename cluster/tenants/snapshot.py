@@ -110,7 +110,7 @@ def _key(row: Fields, tenant: Caller, limits: Mapping[str, list[Limited]]) -> Kn
         scopes=scopes_of(row["scopes"]),
         # A key never allows more than its tenant has, whatever that had when the key was made.
         tiers=tenant.tiers if row["tiers"] is None else tiers_of(row["tiers"]) & tenant.tiers,
-        models=_both(names_of(row["models"]), tenant.models),
+        models=both(names_of(row["models"]), tenant.models),
         default_tier=tier_of(row["default_tier"]) or tenant.default_tier,
         weight=tenant.weight,
         limits=(*tenant.limits, *limits.get(f"key:{row['id']}", ())),
@@ -120,7 +120,7 @@ def _key(row: Fields, tenant: Caller, limits: Mapping[str, list[Limited]]) -> Kn
     return KnownKey(bytes.fromhex(row["digest"]), caller, ends_at, revoked)
 
 
-def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+def both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
     if one is None or other is None:
         return other if one is None else one
     return one & other

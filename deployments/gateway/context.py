@@ -46,6 +46,9 @@ class RequestContext:
     what is left of its caller's limits. ``behind``: a limit is nearly used up, so it is served
     after others of its tier.
 
+    ``spare``: it belongs to a batch, and is served when there is nothing else to do; no objective
+    is kept for it.
+
     ``guarded``: engines look for loops in its replies because the operator wants it, not because
     it asks for that.
 
@@ -73,6 +76,7 @@ class RequestContext:
     meter: Any = None
     rate_limits: Mapping[str, str] = field(default_factory=dict)
     behind: bool = False
+    spare: bool = False
     guarded: bool = False
     replica_id: str | None = None
     decision: Decision | None = None

@@ -219,6 +219,7 @@ class FleetClient:
             tenant="" if context.caller is None else context.caller.tenant,
             tools=context.tools,
             behind=context.behind,
+            spare=context.spare,
             blocks=block_hashes(prompt_token_ids, context.cache_salt),
         )
         stream = Stream(
@@ -280,7 +281,9 @@ class FleetClient:
         self.metrics.placed(stream, placed)
         number = next(self._numbers) if stream.placements else stream.number
         stream.flight, stream.link = flight, link
-        priority = self.router.priority(request.tier, request.model, behind=request.behind)
+        priority = self.router.priority(
+            request.tier, request.model, behind=request.behind, spare=request.spare
+        )
         self._by_number[number] = stream
         link.submit(stream.submission(number, priority, on_trial=flight.on_trial))
 

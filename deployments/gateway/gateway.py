@@ -22,6 +22,7 @@ from deployments.engine.simulated import step_times
 from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
 from deployments.gateway.accounting import make_accounting
+from deployments.gateway.batches.make import make_batches
 from deployments.gateway.content_log import make_content_log
 from deployments.gateway.context import RequestContext
 from deployments.gateway.contract import Door, Limits
@@ -135,6 +136,7 @@ class Gateway:
             self.fleet.metering = self.accounting.metering
         self.content_log = make_content_log(config, gateway_id, self.metrics.metrics)
         self.stored = make_stored_responses(config, self.metrics.metrics)
+        self.batches = make_batches(config, gateway_id, self.metrics.metrics)
         self.ops = OpsListener(
             self.metrics.metrics.registry,
             self.status,
@@ -180,12 +182,14 @@ class Gateway:
             on_done=self._done,
             access=None if self.access is None else self.access.identity,
             stored=self.stored,
+            batches=None if self.batches is None else self.batches.desk,
             **self._metering_hooks(),
         )
         if self.content_log is not None:
             self.content_log.start()
+        recorded = door if self.content_log is None else self.content_log.over(door)
         self.app = KeepAlive(
-            door if self.content_log is None else self.content_log.over(door),
+            recorded,
             every_s=config.gateway.keep_alive_s,
             unread_s=config.gateway.unread_s,
         )
@@ -196,6 +200,9 @@ class Gateway:
         self.fleet.start()
         if self.access is not None:
             await self.access.start()
+        if self.batches is not None:
+            again = None if self.access is None else self.access.identity.again
+            self.batches.start(recorded, again, self._has_time)
         self.loop_lag.start()
         await self.ops.start(config.telemetry.host)
 
@@ -222,6 +229,10 @@ class Gateway:
         """Whether every model has at least one healthy replica, and it is known who may call."""
         known = self.access is None or self.access.ready
         return known and all(self.fleet.ready_for(model.name) for model in self._config.models)
+
+    def _has_time(self) -> bool:
+        """Whether requests of batches may start: nobody waits for a replica."""
+        return self.ready() and not self.fleet.router.waiting
 
     def _tier_to_serve(self, model: str, tier: Tier) -> Tier:
         now = asyncio.get_running_loop().time()
@@ -307,6 +318,8 @@ class Gateway:
     async def stop(self) -> None:
         await self.loop_lag.stop()
         await self.ops.stop()
+        if self.batches is not None:
+            await self.batches.stop()
         await self.fleet.stop()
         if self.accounting is not None:
             await self.accounting.stop()

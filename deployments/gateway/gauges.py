@@ -228,8 +228,9 @@ class FleetMetrics:
         tier, context = self._of(stream), stream.context
         took_s = stream.first_token_s - context.received_s
         tier.first_token.observe(took_s, self._exemplar(context))
-        tier.objectives["ttft"].note(took_s <= tier.ttft_s)
-        if self.account is not None:
+        if not context.spare:
+            tier.objectives["ttft"].note(took_s <= tier.ttft_s)
+        if self.account is not None and not context.spare:
             self.account.first_token(stream.request.model, stream.request.tier, took_s)
         figures = _figures(context)
         if figures.first_token_s is None:
@@ -248,7 +249,9 @@ class FleetMetrics:
             self.traces.ended(stream)
         if stream.tokens == 0:
             waited_s = asyncio.get_running_loop().time() - stream.context.received_s
-            if waited_s > tier.ttft_s:  # its client gave up, or it was refused, too late
+            if (
+                waited_s > tier.ttft_s and not stream.context.spare
+            ):  # its client gave up, or it was refused, too late
                 tier.objectives["ttft"].note(False)
             return
         before = stream.tokens_before_answer
@@ -267,8 +270,9 @@ class FleetMetrics:
             took_s = stream.last_token_s - stream.first_token_s
             interval_s = took_s / (stream.tokens - 1)
             tier.token_interval.observe(interval_s)
-            tier.objectives["tpot"].note(interval_s <= tier.tpot_s)
-            if self.account is not None:
+            if not stream.context.spare:
+                tier.objectives["tpot"].note(interval_s <= tier.tpot_s)
+            if self.account is not None and not stream.context.spare:
                 self.account.ended(stream.request.model, stream.request.tier, interval_s)
 
     def observe_fleet(self, router: Router) -> None:
@@ -333,11 +337,11 @@ class FleetMetrics:
         model, tier = context.model or UNKNOWN_MODEL, context.tier
         self._requests.labels(model, tier, outcome).inc()
         kept = SERVED.get(outcome)
-        if kept is not None and context.model:
+        if kept is not None and context.model and not context.spare:
             self._tiers[model, tier].objectives["served"].note(kept)
         if context.asked_tier is not None:
             self._browned_out.labels(model, context.asked_tier, tier).inc()
-        if outcome == "refused" and self.account is not None:
+        if outcome == "refused" and self.account is not None and not context.spare:
             self.account.refused(model, tier)
 
     def _exemplar(self, context: RequestContext) -> dict[str, str] | None:

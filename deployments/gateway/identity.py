@@ -3,19 +3,24 @@
 import hmac
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from cluster.batches.views import Owner
 from cluster.errors import CallersUnknown, Forbidden, Unauthorized
 from cluster.tenants.caller import Caller
 from cluster.tenants.directory import Directory
 from cluster.tenants.keys import PREFIX, key_id_of
 from cluster.tenants.secret import DoorSecret
-from cluster.tenants.snapshot import Snapshot
+from cluster.tenants.snapshot import Snapshot, both
 from cluster.tenants.tokens import BadToken, Tokens, looks_like_token
 from deployments.gateway.contract.asgi import Headers
 
 MOST_CREDENTIAL_CHARS = 16_384
 MOST_SALTS = 10_000
+
+BY_TOKEN = "jwt:"
+"""What the ``key_id`` of a caller begins with that has a token of the identity provider."""
 
 NO_CREDENTIALS = (
     "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`, or in `x-api-key`."
@@ -58,6 +63,30 @@ class Identity:
         if self._tokens is not None and not given.startswith(PREFIX) and looks_like_token(given):
             return await self._bearer(self._tokens, given, snapshot)
         return self._holder(given, snapshot)
+
+    def again(self, owner: Owner) -> Caller:
+        """Who has left work for later: with the rights of now, and none that he had not then.
+
+        Raises ``Unauthorized`` where the key or tenant is good no more."""
+        snapshot = self._directory.snapshot
+        if snapshot is None:
+            raise CallersUnknown
+        known = snapshot.keys.get(owner.key_id)
+        if known is not None:
+            ended = known.ends_at is not None and self._clock() >= known.ends_at
+            caller = None if ended else known.caller
+        else:
+            tenant = snapshot.tenants.get(owner.tenant)
+            by_token = tenant is not None and owner.key_id.startswith(BY_TOKEN)
+            caller = replace(tenant, key_id=owner.key_id) if tenant and by_token else None
+        if caller is None or caller.tenant != owner.tenant:
+            raise Unauthorized("The key that this was ordered with is good no more.")
+        tiers, models = owner.tiers, owner.models
+        return replace(
+            caller,
+            tiers=caller.tiers if tiers is None else caller.tiers & frozenset(tiers),
+            models=both(caller.models, None if models is None else frozenset(models)),
+        )
 
     def cache_salt(self, caller: Caller) -> str:
         """The same for callers of one group, in all gateways; for nobody else to guess."""

@@ -40,7 +40,8 @@ class Request:
     ``attempts`` counts placements without a new token, ``deaths`` the engines that died with it
     since it last made progress, and ``lost_s`` is when it lost its replica, None unless it waits
     since for a new token. ``alone``: it must not meet another suspect (see ``recovery``).
-    ``behind``: it is served after others of its tier.
+    ``behind``: it is served after others of its tier; ``spare``: engines run it after everything
+    else.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class Request:
     alone: bool = False
     lost_s: float | None = None
     behind: bool = False
+    spare: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -140,9 +140,11 @@ class Router:
         self._flights: dict[str, Flight] = {}
         self._displaced: list[tuple[Waiting, Refusal]] = []
 
-    def priority(self, tier: Tier, model: str, *, behind: bool = False) -> int:
+    def priority(self, tier: Tier, model: str, *, behind: bool = False, spare: bool = False) -> int:
         """The engine priority of a tier (lower runs first). Those that stand ``behind`` come after
-        the others of their tier and before those of the next."""
+        the others of their tier and before those of the next, ``spare`` ones after all."""
+        if spare:
+            return 2 * max(each.priority for each in self.queues[model].limits.values()) + 2
         return 2 * self.queues[model].limits[tier].priority + behind
 
     def weigh(self, tenant_weights: Mapping[str, float]) -> None:

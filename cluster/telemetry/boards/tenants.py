@@ -97,6 +97,14 @@ BOOKS = (
         "stacked",
     ),
     Panel(
+        "Lines of batches",
+        "Attempts. put_back: there was no room, or a fault of ours. lost: a gateway was silent for "
+        "so long that another one took its lines over.",
+        "reqps",
+        (Query(f"sum by (outcome) (rate(trireme_batch_lines_total{WINDOW}))", "{{outcome}}"),),
+        "stacked",
+    ),
+    Panel(
         "Quotas counted together",
         "1: in Redis, with the other gateways. 0 with several gateways: each keeps to its share; "
         "see runbooks/TriremeQuotasAlone.md.",

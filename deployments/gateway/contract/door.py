@@ -29,6 +29,7 @@ from cluster.errors import (
 )
 from cluster.tenants.caller import Caller
 from deployments.compat.render_cost import render_cost_s
+from deployments.gateway.batches.desk import BatchDesk
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.contract.asgi import (
     ASGIApp,
@@ -40,6 +41,7 @@ from deployments.gateway.contract.asgi import (
     answer,
     answer_json,
 )
+from deployments.gateway.contract.batch_routes import answer_batch
 from deployments.gateway.contract.body import (
     ClientLeft,
     decode_body,
@@ -65,6 +67,7 @@ from deployments.gateway.contract.permit import (
 from deployments.gateway.contract.respond import CLIENT_LEFT, Reply
 from deployments.gateway.contract.responses_shape import ResponseShape
 from deployments.gateway.contract.routes import (
+    BATCH,
     STORED,
     Route,
     find_route,
@@ -72,6 +75,7 @@ from deployments.gateway.contract.routes import (
     speaks_anthropic,
 )
 from deployments.gateway.contract.service_tier import USED, used_service_tier
+from deployments.gateway.contract.spare import SPARE, SpareCall
 from deployments.gateway.contract.stored_routes import answer_stored
 from deployments.gateway.contract.turn import Turn, begin_turn
 from deployments.gateway.contract.unbroken import UnbrokenRuns
@@ -136,7 +140,8 @@ class Door:
     type. ``clock`` is the event loop's monotonic clock, in seconds. ``tier_to_serve`` may lower the
     tier of a request to a model (brown-out). ``access`` tells who calls; None lets everybody in.
     ``check_limits`` raises where the caller is known to be over a limit; ``usage`` answers what a
-    caller has used, from the query. ``stored`` keeps responses; None: nothing is kept.
+    caller has used, from the query. ``stored`` keeps responses; None: nothing is kept. ``batches``
+    has files and batches; None: there are no such routes.
 
     ``on_done`` is called once for each request to a route that generates or tokenizes, with the
     status of its outcome: 499 when the client left before the end; the failure's status when a
@@ -161,6 +166,7 @@ class Door:
         check_limits: Callable[[RequestContext], None] = lambda context: None,
         usage: Callable[[Caller | None, bytes], Awaitable[dict[str, Any]]] | None = None,
         stored: StoredResponses | None = None,
+        batches: BatchDesk | None = None,
     ) -> None:
         self._apps = apps
         self._names = names
@@ -177,6 +183,7 @@ class Door:
         self._check_limits = check_limits
         self._usage = usage
         self._stored = stored
+        self._batches = batches
         self._unwinding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,13 +216,21 @@ class Door:
                     )
                     await answer_json(send, 200, answered, {"x-request-id": request_id})
                     return
+                if route.kind in BATCH:
+                    await answer_batch(
+                        self._batches, caller, route.kind, scope, path, receive, send, request_id
+                    )
+                    return
                 await self._own(route, path, request_id, send, scope["method"] == "HEAD", caller)
+        except ClientLeft:
+            pass
         except TriremeError as error:
             fault = fault_of(error)
             body = fault.body(speaks_anthropic(path))
-            await answer_json(
-                send, fault.status, body, {"x-request-id": request_id, **fault.headers}
-            )
+            answered = {"x-request-id": request_id, **fault.headers}
+            if path == "/v1/files" and scope["method"] == "POST":
+                answered["connection"] = "close"  # the rest of the file may still be coming
+            await answer_json(send, fault.status, body, answered)
 
     def _check_head(self, scope: Scope) -> None:
         limits = self._limits
@@ -306,7 +321,7 @@ class Door:
         raw = None
         try:
             limits = self._limits
-            await self._admit(route, scope["headers"], context)
+            await self._admit(route, scope, context)
             raw = await read_body(headers, receive, limits.max_body_bytes, limits.body_s)
             body, shape = await self._prepare_or_fail(route, raw, context)
             status = await self._run(route, context, body, shape, scope, receive, send)
@@ -323,9 +338,14 @@ class Door:
         finally:
             self._on_done(context, status)
 
-    async def _admit(self, route: Route, headers: Headers, context: RequestContext) -> None:
+    async def _admit(self, route: Route, scope: Scope, context: RequestContext) -> None:
         """Before the body is read: who may not call costs no more than that."""
-        caller = context.caller = await self._caller(route, headers)
+        spare: SpareCall | None = scope.get(SPARE)
+        if spare is None:
+            caller = context.caller = await self._caller(route, scope["headers"])
+        else:
+            caller = context.caller = spare.caller
+            context.spare = context.behind = True
         if caller is not None and self._access is not None:
             context.cache_salt = self._access.cache_salt(caller)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cluster.batches.lines import ENDPOINTS
 from deployments.gateway.contract.fields import PASSED, REFUSED, STRIPPED
 from deployments.gateway.contract.routes import OPEN, ROUTES, STORED, Kind
 from deployments.gateway.contract.service_tier import SERVICE_TIERS
@@ -26,6 +27,12 @@ _ABOUT: dict[Kind, str] = {
     "metrics": "Prometheus metrics.",
     "usage": "What the caller's tenant has used: see `docs/quotas.md`.",
     "openapi": "This document.",
+    "files": "The caller's files, for batches; or a new one.",
+    "file": "One of them; or its deletion.",
+    "file_content": "What is in it.",
+    "batches": "The caller's batches; or a new one: see `docs/batch.md`.",
+    "batch": "One of them, with its progress.",
+    "batch_cancel": "Starts no more of its requests.",
 }
 _EFFORT = {"type": "string", "enum": list(TIER_OF_EFFORT)}
 _WHOLE = {"type": "integer", "minimum": 1}
@@ -52,6 +59,51 @@ _REQUIRED: dict[Kind, list[str]] = {
     "responses": ["model", "input"],
     "completions": ["model", "prompt"],
     "tokenize": ["model"],
+}
+_PATH_NAMES = dict.fromkeys(STORED, "response_id") | {
+    "model": "model",
+    "file": "file_id",
+    "file_content": "file_id",
+    "batch": "batch_id",
+    "batch_cancel": "batch_id",
+}
+_NAMES = {
+    ("response", "DELETE"): "delete_response",
+    ("file", "DELETE"): "delete_file",
+    ("files", "POST"): "create_file",
+    ("batches", "POST"): "create_batch",
+}
+_BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("files", "POST"): {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file", "purpose"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "purpose": {"type": "string", "enum": ["batch"]},
+                },
+            }
+        }
+    },
+    ("batches", "POST"): {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["input_file_id", "endpoint", "completion_window"],
+                "properties": {
+                    "input_file_id": {"type": "string"},
+                    "endpoint": {"type": "string", "enum": list(ENDPOINTS)},
+                    "completion_window": {"type": "string", "enum": ["24h"]},
+                    "metadata": {
+                        "type": "object",
+                        "additionalProperties": {"type": "string", "maxLength": 512},
+                        "maxProperties": 16,
+                    },
+                },
+            }
+        }
+    },
 }
 _ERROR = {
     "type": "object",
@@ -107,12 +159,14 @@ def document() -> dict[str, Any]:
 
 
 def _operation(kind: Kind, method: str) -> dict[str, Any]:
-    name = "delete_response" if method == "DELETE" else kind
+    name = _NAMES.get((kind, method), kind)
     operation: dict[str, Any] = {"operationId": name, "summary": _ABOUT[kind]}
-    named = "model" if kind == "model" else "response_id" if kind in STORED else None
+    named = _PATH_NAMES.get(kind)
     if named is not None:
         in_path = {"name": named, "in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"] = [in_path]
+    if (kind, method) in _BODIES:
+        operation["requestBody"] = {"required": True, "content": _BODIES[kind, method]}
     answer: dict[str, Any] = {"description": "The answer."}
     if kind in PASSED:
         fields = PASSED[kind] | ({"service_tier"} if kind in ("chat", "responses") else set())

@@ -23,14 +23,27 @@ Kind = Literal[
     "messages",
     "tokenize",
     "usage",
+    "files",
+    "file",
+    "file_content",
+    "batches",
+    "batch",
+    "batch_cancel",
 ]
 
 _MODEL_PREFIX = "/v1/models/"
 _RESPONSE = re.compile(r"/v1/responses/(?P<id>resp_[A-Za-z0-9_-]{1,120})(?P<rest>/[a-z_]+)?")
 
+_FILE = re.compile(r"/v1/files/(?P<id>file-[A-Za-z0-9_-]{1,59})(?P<rest>/content)?")
+_BATCH = re.compile(r"/v1/batches/(?P<id>batch_[A-Za-z0-9_-]{1,58})(?P<rest>/cancel)?")
+
 STORED: frozenset[Kind] = frozenset({"response", "input_items", "cancel"})
 """Routes of a response that was kept."""
 
+BATCH: frozenset[Kind] = frozenset(
+    {"files", "file", "file_content", "batches", "batch", "batch_cancel"}
+)
+"""Routes of files and batches."""
 
 OPEN: frozenset[Kind] = frozenset({"health", "ready", "openapi"})
 """Answered without credentials: probes ask them, and they tell nothing of anybody."""
@@ -66,6 +79,12 @@ ROUTES: Mapping[str, Route] = {
     "/v1/responses/{response_id}": Route("response", ("GET", "DELETE")),
     "/v1/responses/{response_id}/input_items": Route("input_items", ("GET",)),
     "/v1/responses/{response_id}/cancel": Route("cancel", ("POST",)),
+    "/v1/files": Route("files", ("GET", "POST")),
+    "/v1/files/{file_id}": Route("file", ("GET", "DELETE")),
+    "/v1/files/{file_id}/content": Route("file_content", ("GET",)),
+    "/v1/batches": Route("batches", ("GET", "POST")),
+    "/v1/batches/{batch_id}": Route("batch", ("GET",)),
+    "/v1/batches/{batch_id}/cancel": Route("batch_cancel", ("POST",)),
     "/v1/messages": Route("messages", ("POST",), "messages"),
     "/tokenize": Route("tokenize", ("POST",), "prompt"),
 }
@@ -78,6 +97,10 @@ def find_route(method: str, path: str) -> Route:
         route = _MODEL
     if route is None and (found := _RESPONSE.fullmatch(path)):
         route = ROUTES.get(f"/v1/responses/{{response_id}}{found['rest'] or ''}")
+    if route is None and (found := _FILE.fullmatch(path)):
+        route = ROUTES.get(f"/v1/files/{{file_id}}{found['rest'] or ''}")
+    if route is None and (found := _BATCH.fullmatch(path)):
+        route = ROUTES.get(f"/v1/batches/{{batch_id}}{found['rest'] or ''}")
     if route is None:
         raise UnknownRoute(method, path)
     if method not in route.methods:
@@ -93,6 +116,17 @@ def speaks_anthropic(path: str) -> bool:
 def response_id(path: str) -> str:
     """The id in ``/v1/responses/{id}`` and below."""
     found = _RESPONSE.fullmatch(path)
+    return "" if found is None else found["id"]
+
+
+def is_file_id(text: str) -> bool:
+    """Whether it may be the id of a file."""
+    return "/" not in text and _FILE.fullmatch(f"/v1/files/{text}") is not None
+
+
+def batch_object_id(path: str) -> str:
+    """The id in ``/v1/files/{id}`` or ``/v1/batches/{id}``, and below."""
+    found = _FILE.fullmatch(path) or _BATCH.fullmatch(path)
     return "" if found is None else found["id"]
 
 
