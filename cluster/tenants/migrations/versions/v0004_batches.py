@@ -1,5 +1,7 @@
 """Files and batches: what callers asked to be answered in spare time."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,7 +14,7 @@ ID = sa.String(64)
 TENANT = sa.String(256)
 
 
-def _lease() -> list[sa.Column]:
+def _lease() -> list[sa.Column[Any]]:
     return [
         sa.Column("holder", sa.String(128), nullable=False),
         sa.Column("fence", sa.Integer, nullable=False),
