@@ -484,6 +484,9 @@ async def test_a_batch_that_expires_says_what_was_not_done(gateways: Gateways) -
     gateway.has_time = False
     client = gateway.client()
     begun = await begin(client, lines(3))
+    async with asyncio.timeout(20):
+        while (await client.batches.retrieve(begun.id)).status == "validating":
+            await asyncio.sleep(0.02)
     with gateway.store.engine.begin() as connection:
         connection.execute(update(BatchRow).values(expires_at=1.0))
     batch = await ended(client, begun.id)
