@@ -30,7 +30,7 @@ from cluster.metrics import AUTOSCALER_METRICS, Metrics
 from cluster.ops import OpsListener
 from deployments.compat import board
 from deployments.compat.serve import ListedReplica, ReplicaFeed
-from deployments.names import GATEWAY, engine_deployment, wanted_key
+from deployments.names import GATEWAY, applications, engine_deployment, wanted_key
 
 log = logging.getLogger("trireme.autoscaler")
 
@@ -47,18 +47,21 @@ def application_name(cluster: str) -> str:
     return f"{cluster}-autoscaler"
 
 
-def build_autoscaler(config: TriremeConfig) -> Application:
-    """One replica, which Serve starts again when it dies."""
+def build_autoscaler(config: TriremeConfig, *, apart: bool = False) -> Application:
+    """One replica, which Serve starts again when it dies. ``apart``: each pool is a Serve
+    application of its own."""
     deployment = serve.deployment(AutoscalerReplica).options(
         name=AUTOSCALER, num_replicas=1, ray_actor_options={"num_cpus": 0}
     )
-    return deployment.bind(config)
+    return deployment.bind(config, apart)
 
 
 class AutoscalerReplica:
     """Two loops: one that asks, one that decides."""
 
-    async def __init__(self, config: TriremeConfig) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, config: TriremeConfig, apart: bool = False
+    ) -> None:
         set_up_logging(config.telemetry.log_level)
         self._config = config
         self._settings = config.autoscaling
@@ -69,14 +72,14 @@ class AutoscalerReplica:
         self._gateways: dict[str, str] = {}
         self._models = {pool.name: model.name for model, pool in config.pools()}
         self._autoscaler.restore(await asyncio.to_thread(self._written))
-        pools = [engine_deployment(pool) for pool in self._models]
+        self._applications = applications(config.name, self._models, apart=apart)
         self._pool_of = {engine_deployment(pool): pool for pool in self._models}
         self._ops = OpsListener(
             self._metrics.registry, self.status, {"/decisions": self._autoscaler.log}
         )
         await self._ops.start(config.telemetry.host)
         self._feed = ReplicaFeed(
-            config.name, [GATEWAY, *pools], self._on_replicas, f"trireme-autoscaler:{config.name}"
+            self._applications, self._on_replicas, f"trireme-autoscaler:{config.name}"
         )
         self._feed.start()
         self._measuring: set[asyncio.Task[None]] = set()
@@ -172,9 +175,10 @@ class AutoscalerReplica:
 
     async def _scale(self, resize: Resize) -> None:
         """Serve's external scaler; the answer 412 means that it is not enabled there."""
+        deployment = engine_deployment(resize.pool)
         url = (
-            f"{self._settings.dashboard_url}/api/v1/applications/{self._config.name}"
-            f"/deployments/{engine_deployment(resize.pool)}/scale"
+            f"{self._settings.dashboard_url}/api/v1/applications/{self._applications[deployment]}"
+            f"/deployments/{deployment}/scale"
         )
         answer = await self._http.post(url, json={"target_num_replicas": resize.wanted})
         if answer.is_error:

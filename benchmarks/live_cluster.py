@@ -192,8 +192,7 @@ class Player:
         context = serve.get_replica_context()
         self._id = context.replica_id.unique_id
         feed = ReplicaFeed(
-            context.app_name,
-            [engine_deployment(self._pool.name)],
+            {engine_deployment(self._pool.name): context.app_name},
             self._on_replicas,
             f"trireme-gateway:{self._id}",
         )

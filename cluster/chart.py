@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster.config import (
     GatewayConfig,
     PoolConfig,
+    PoolScalingConfig,
     TriremeConfig,
 )
 
@@ -592,6 +593,7 @@ def config_defaults() -> dict[str, Any]:
     """What the templates take where `config` leaves a setting out."""
     pool = PoolConfig().model_dump(mode="json")
     gateway = GatewayConfig().model_dump(mode="json")
+    scaling = PoolScalingConfig().model_dump(mode="json")
     return {
         "name": TriremeConfig().name,
         "gateway": {
@@ -606,6 +608,7 @@ def config_defaults() -> dict[str, Any]:
                 *("drain_timeout_s",),
             )
         },
+        "scaling": {name: scaling[name] for name in ("min_replicas", "max_replicas")},
     }
 
 

@@ -137,7 +137,7 @@ class Head:
 
     async def _look(self) -> None:
         from deployments.compat.serve import ListedReplica, ReplicaFeed
-        from deployments.names import GATEWAY, engine_deployment
+        from deployments.names import applications
 
         def on_replicas(listed: list[ListedReplica]) -> None:
             self._replicas = tuple(
@@ -146,13 +146,14 @@ class Head:
                 if "ops_url" in each.metadata
             )
 
-        names = [GATEWAY, *(engine_deployment(pool.name) for _, pool in self._config.pools())]
-        ReplicaFeed(self._config.name, names, on_replicas, f"trireme-head:{os.getpid()}").start()
+        pools = (pool.name for _, pool in self._config.pools())
+        listed = applications(self._config.name, pools, apart=False)
+        ReplicaFeed(listed, on_replicas, f"trireme-head:{os.getpid()}").start()
         if self._config.autoscaling.enabled:
             from autoscaling.deployment import AUTOSCALER, application_name
 
             name = application_name(self._config.name)
-            ReplicaFeed(name, [AUTOSCALER], self._on_autoscaler, "trireme-head").start()
+            ReplicaFeed({AUTOSCALER: name}, self._on_autoscaler, "trireme-head").start()
         while True:
             self.report(Report(view=await asyncio.to_thread(self._view)))
             await asyncio.sleep(LOOK_S)

@@ -43,7 +43,28 @@ def build_application(
         _engine(config, model, pool, secret, places, on_gpu=_on_gpu(pool, gpus))
         for model, pool in config.pools()
     ]
-    gateway = serve.deployment(gateway_class).options(
+    settings = GatewaySettings(config, secret, system_start_date)
+    return _gateways(config, gateway_class, places).bind(settings, engines)
+
+
+def build_gateways(
+    config: TriremeConfig, secret: str, system_start_date: str, places: Mapping[str, str]
+) -> Application:
+    """The gateways alone, for a cluster whose pools are applications of their own."""
+    settings = GatewaySettings(config, secret, system_start_date, apart=True)
+    return _gateways(config, GatewayReplica, places).bind(settings)
+
+
+def build_pool(
+    config: TriremeConfig, secret: str, places: Mapping[str, str], *, gpus: bool
+) -> Application:
+    """The engines of a configuration's only pool, as an application of their own."""
+    ((model, pool),) = config.pools()
+    return _engine(config, model, pool, secret, places, on_gpu=_on_gpu(pool, gpus))
+
+
+def _gateways(config: TriremeConfig, gateway_class: Any, places: Mapping[str, str]) -> Any:
+    return serve.deployment(gateway_class).options(
         name=GATEWAY,
         num_replicas=config.gateway.replicas,
         max_ongoing_requests=MAX_ONGOING,
@@ -57,8 +78,6 @@ def build_application(
             "runtime_env": {"env_vars": {**QUIET_ENV, "VLLM_TARGET_DEVICE": "cpu"}},
         },
     )
-    settings = GatewaySettings(config, secret, system_start_date)
-    return gateway.bind(settings, engines)
 
 
 def _place(places: Mapping[str, str], deployment: str) -> dict[str, Any]:

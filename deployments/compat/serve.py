@@ -5,7 +5,7 @@ no Serve router (its tokens do not ride handles), so it listens directly.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,19 +28,19 @@ class ListedReplica:
 
 
 class ReplicaFeed:
-    """Calls ``on_change`` with all running replicas of ``deployments``, on every change.
+    """Calls ``on_change`` with all running replicas of some deployments, on every change.
 
-    The last list stays in force while the controller is away.
+    ``applications`` has the application of each deployment. One that is not there yet has no
+    replicas. The last list stays in force while the controller is away.
     """
 
     def __init__(
         self,
-        application: str,
-        deployments: Iterable[str],
+        applications: Mapping[str, str],
         on_change: Callable[[list[ListedReplica]], None],
         client_id: str,
     ) -> None:
-        self._ids = [DeploymentID(name=name, app_name=application) for name in deployments]
+        self._ids = [DeploymentID(name, where) for name, where in applications.items()]
         self._on_change = on_change
         self._client_id = client_id
         self._listed: dict[DeploymentID, list[ListedReplica]] = {}

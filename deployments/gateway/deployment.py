@@ -9,26 +9,28 @@ from cluster import heap
 from cluster.logs import set_up_logging
 from deployments.compat.serve import ListedReplica, ReplicaFeed
 from deployments.gateway.settings import GatewaySettings
-from deployments.names import engine_deployment
+from deployments.names import GATEWAY, applications
 
 
 class GatewayIngress:
-    """One gateway. ``engines`` only ties the engine deployments into the same Serve application."""
+    """One gateway. ``engines`` only ties engine deployments into the same Serve application."""
 
     async def __init__(  # type: ignore[misc]
-        self, settings: GatewaySettings, engines: Sequence[Any]
+        self, settings: GatewaySettings, engines: Sequence[Any] = ()
     ) -> None:
+        del engines
         # Only here: vLLM takes 10 s to import, and Serve's controller reads this module too.
         from deployments.gateway.gateway import Gateway
 
         set_up_logging(settings.config.telemetry.log_level)
-        del engines
         context = serve.get_replica_context()
         self._gateway = Gateway(settings, context.replica_id.unique_id)
         await self._gateway.start()
+        pools = (pool.name for _, pool in settings.config.pools())
+        listed = applications(context.app_name, pools, apart=settings.apart)
+        del listed[GATEWAY]
         self._feed = ReplicaFeed(
-            context.app_name,
-            [engine_deployment(pool.name) for _, pool in settings.config.pools()],
+            listed,
             self._on_replicas,
             f"trireme-gateway:{self._gateway.gateway_id}",
         )

@@ -10,8 +10,10 @@ class GatewaySettings:
     """``secret`` admits the gateway to the engines' channel servers.
 
     ``system_start_date`` is the date in every rendered system message, the same in all gateways.
+    ``apart``: each pool is a Serve application of its own.
     """
 
     config: TriremeConfig
     secret: str
     system_start_date: str
+    apart: bool = False

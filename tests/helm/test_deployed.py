@@ -85,7 +85,11 @@ def seen(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 def test_the_rendered_cluster_answers(seen: dict[str, Any]) -> None:
     assert set(seen["answers"].values()) <= {"stop", "length"}
     assert set(seen["answers"]) == {"low", "high"}
-    assert seen["applications"] == {"trial": "RUNNING", "trial-autoscaler": "RUNNING"}
+    assert seen["applications"] == {
+        "trial": "RUNNING",
+        "trial-engine-main": "RUNNING",
+        "trial-autoscaler": "RUNNING",
+    }
 
 
 def test_every_process_tells_its_metrics_where_the_manifest_says(seen: dict[str, Any]) -> None:

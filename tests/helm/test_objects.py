@@ -325,7 +325,7 @@ def test_ray_serve_accepts_its_configuration(objects: list[Tree]) -> None:
     schema = ServeDeploySchema.model_validate(serve_config(objects))
     names = [application.name for application in schema.applications]
     config = config_of(objects)
-    wanted = [config.name]
+    wanted = [config.name, *(f"{config.name}-engine-{pool.name}" for _, pool in config.pools())]
     if config.autoscaling.enabled:
         wanted.append(f"{config.name}-autoscaler")
     assert names == wanted

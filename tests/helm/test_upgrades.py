@@ -55,6 +55,26 @@ CHANGES: dict[str, tuple[dict[str, Any], Restarts, Restarts]] = {
         serves("trireme", only_next_time=True),
         serves("trireme", only_next_time=True),
     ),
+    "engines, one more": (
+        config({**MAIN, "replicas": 3}),
+        serves("trireme", only_next_time=True),
+        serves("trireme", only_next_time=True),
+    ),
+    "for whom a pool works": (
+        config({**MAIN, "lends_to": ["low"]}),
+        serves("trireme"),
+        serves("trireme"),
+    ),
+    "a setting of engines": (
+        config({**MAIN, "max_num_seqs": 17}),
+        serves("trireme", "trireme-engine-main"),
+        serves("trireme", "trireme-engine-main"),
+    ),
+    "where traces go": (
+        config(MAIN, telemetry={"tracing": {"endpoint": "http://c:4318/v1/traces"}}),
+        serves("trireme", "trireme-engine-main"),
+        serves("trireme", "trireme-engine-main"),
+    ),
     "how long a stream may last": (config(MAIN, gateway={"max_stream_s": 999}), FRESH, FRESH),
     "the gateways' port": (config(MAIN, gateway={"port": 9000}), FRESH, FRESH),
     "a pool at the end": (
@@ -116,6 +136,19 @@ def test_an_upgrade_and_its_way_back_restart_what_they_must(
     changed = helm.objects(values=merged(BASE, values))
     assert between(base, changed) == there
     assert between(changed, base) == back
+
+
+@pytest.mark.parametrize("change", [{"max_replicas": 6}, {"schedules": ["daily 22:00-06:00 <= 1"]}])
+def test_other_bounds_of_a_pool_that_scales_replace_no_engine(
+    helm: Helm, change: dict[str, Any]
+) -> None:
+    scaling = {"min_replicas": 1, "max_replicas": 4}
+    before, after = (
+        helm.objects(values=merged(BASE, config({**MAIN, "scaling": each})))
+        for each in (scaling, scaling | change)
+    )
+    assert between(before, after).replaced == {"trireme", "trireme-autoscaler"}
+    assert not between(before, after).new_cluster
 
 
 def released(folder: Path, version: str, program: str) -> Path:
