@@ -20,19 +20,19 @@ RUN = re.compile(r'^run "(\w+)"', re.MULTILINE)
 ASSERTION = re.compile(r"^  (?:assert \{|expect_failures =)", re.MULTILINE)
 
 
-def tests_of(module: str) -> str:
+def written_for(module: str) -> str:
     folder = ROOT / "terraform/modules" / module / "tests"
     return "\n".join(file.read_text() for file in sorted(folder.glob("*.hcl")))
 
 
 def runs_of(module: str) -> list[str]:
-    return RUN.findall(tests_of(module))
+    return RUN.findall(written_for(module))
 
 
 def test_there_are_enough_runs() -> None:
     runs = [run for module in TESTED_MODULES for run in runs_of(module)]
     refusals = [run for run in runs if run.startswith("refuses_")]
-    assertions = sum(len(ASSERTION.findall(tests_of(module))) for module in TESTED_MODULES)
+    assertions = sum(len(ASSERTION.findall(written_for(module))) for module in TESTED_MODULES)
     note(
         f"terraform test: {len(runs)} runs in {len(TESTED_MODULES)} modules, "
         f"{len(refusals)} of them refusals; {assertions} assertions"

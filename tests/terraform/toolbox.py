@@ -25,12 +25,12 @@ PLUGINS_VARIABLE = "TRIREME_TERRAFORM_PLUGINS"
 
 OLDEST = (1, 11)
 
-STAND_IN = os.environ.get("TRIREME_TEST_AWS", "1" if os.environ.get("CI") else "0") == "1"
+STAND_IN = os.environ.get("TRIREME_TEST_AWS") == "1"
 """Whether the examples are applied to a stand-in for AWS too: minutes, most of them waited."""
 
 only_with_the_stand_in = pytest.mark.skipif(
     not STAND_IN,
-    reason="applies to a stand-in for AWS, which takes minutes: TRIREME_TEST_AWS=1 (or CI) runs it",
+    reason="applies to a stand-in for AWS, which takes minutes: TRIREME_TEST_AWS=1 runs it",
 )
 
 FIGURES: list[str] = []
