@@ -314,7 +314,7 @@ class SimGateway:
         probe = self._probes.pop(replica_id, None)
         if probe is not None:
             replica, work, tier = probe
-            if replica.up and replica.engine.holds(work.work_id):
+            if replica.up:
                 replica.abort(work, self.index, tier)
 
     def _lead_away(self, replica: Replica) -> None:

@@ -88,7 +88,10 @@ class SimReplica:
 
     def abort(self, work: Work, gateway: int, tier: Tier) -> int:
         """The tokens that it had written."""
-        tokens = self.engine.abort(work.work_id, self._agenda.now)
+        now = self._agenda.now
+        if not self.engine.holds(work.work_id, now):
+            return self.engine.emitted(work, now)  # it has ended: the news is on its way
+        tokens = self.engine.abort(work.work_id, now)
         self.ended(gateway, tier)
         self._schedule()
         return tokens

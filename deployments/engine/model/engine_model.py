@@ -217,8 +217,9 @@ class EngineModel:
         """How many steps have ended by ``now``."""
         return self._step + (self._steps_done(now) if self._planned else 0)
 
-    def holds(self, work_id: Hashable) -> bool:
-        """Whether this request is here."""
+    def holds(self, work_id: Hashable, now: float) -> bool:
+        """Whether this request is here, and has not ended by ``now``."""
+        self._run(now)
         return work_id in self._works
 
     @property
