@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from cluster.local_ray import free_ports
 from cluster.metrics import TABLES, UNKNOWN_MODEL
@@ -224,6 +225,20 @@ def check_cardinality(prometheus: LocalPrometheus) -> None:
                     assert tuple(values) in allowed, series
 
 
+def certificates(folder: Path) -> dict[str, str]:
+    """``channel.tls`` with files of an authority of its own."""
+    authority = trustme.CA()
+    cert = authority.issue_cert("node.trireme.internal")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    cert.private_key_pem.write_to_path(str(folder / "node.key"))
+    cert.cert_chain_pems[0].write_to_path(str(folder / "node.pem"))
+    return {
+        "cert_file": str(folder / "node.pem"),
+        "key_file": str(folder / "node.key"),
+        "ca_file": str(folder / "ca.pem"),
+    }
+
+
 def dead_panels(prometheus: LocalPrometheus, start: float) -> tuple[list[str], int]:
     """Panels of which some query has never had a number since ``start``, and how many there are."""
     dead, count = [], 0
@@ -243,7 +258,8 @@ async def test_nothing_on_a_dashboard_or_in_a_rule_is_dead(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     binary = program("prometheus")
-    with cluster(tmp_path, CONFIG) as running:
+    config = CONFIG | {"channel": {"tls": certificates(tmp_path)}}
+    with cluster(tmp_path, config) as running:
         (port,) = free_ports(1)
         began = time.time()
         with scraping(tmp_path / "prometheus", port, found_targets(running), binary) as prometheus:
