@@ -73,7 +73,7 @@ def scenario_of(seed: int, run_s: float) -> Scenario:
     return scenario(
         workload,
         duration_s=run_s,
-        drain_s=600.0,
+        drain_s=1800.0,  # the longest replies take 20 minutes
         fleet={"pools": [pool], "cold_start_s": COLD_START_S},
         gateways={"number": GATEWAYS},
         # The first; from here on each comes when the one before is over.
