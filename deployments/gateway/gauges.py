@@ -230,8 +230,9 @@ class FleetMetrics:
         tier.first_token.observe(took_s, self._exemplar(context))
         if not context.spare:
             tier.objectives["ttft"].note(took_s <= tier.ttft_s)
-        if self.account is not None and not context.spare:
-            self.account.first_token(stream.request.model, stream.request.tier, took_s)
+        account = self._account_of(context)
+        if account is not None:
+            account.first_token(stream.request.model, stream.request.tier, took_s)
         figures = _figures(context)
         if figures.first_token_s is None:
             figures.first_token_s = took_s
@@ -249,9 +250,8 @@ class FleetMetrics:
             self.traces.ended(stream)
         if stream.tokens == 0:
             waited_s = asyncio.get_running_loop().time() - stream.context.received_s
-            if (
-                waited_s > tier.ttft_s and not stream.context.spare
-            ):  # its client gave up, or it was refused, too late
+            # Its client gave up, or it was refused, too late.
+            if waited_s > tier.ttft_s and not stream.context.spare:
                 tier.objectives["ttft"].note(False)
             return
         before = stream.tokens_before_answer
@@ -272,8 +272,9 @@ class FleetMetrics:
             tier.token_interval.observe(interval_s)
             if not stream.context.spare:
                 tier.objectives["tpot"].note(interval_s <= tier.tpot_s)
-            if self.account is not None and not stream.context.spare:
-                self.account.ended(stream.request.model, stream.request.tier, interval_s)
+            account = self._account_of(stream.context)
+            if account is not None:
+                account.ended(stream.request.model, stream.request.tier, interval_s)
 
     def observe_fleet(self, router: Router) -> None:
         """Refresh what is a state and not an event."""
@@ -341,8 +342,13 @@ class FleetMetrics:
             self._tiers[model, tier].objectives["served"].note(kept)
         if context.asked_tier is not None:
             self._browned_out.labels(model, context.asked_tier, tier).inc()
-        if outcome == "refused" and self.account is not None and not context.spare:
-            self.account.refused(model, tier)
+        account = self._account_of(context)
+        if outcome == "refused" and account is not None:
+            account.refused(model, tier)
+
+    def _account_of(self, context: RequestContext) -> Account | None:
+        """What the autoscaler is told of the request: nothing, where it belongs to a batch."""
+        return None if context.spare else self.account
 
     def _exemplar(self, context: RequestContext) -> dict[str, str] | None:
         """The trace of a request, as its measurements point to it."""
