@@ -127,20 +127,28 @@ class World:
         self.done: list[tuple[RequestContext, int]] = []
         self.is_ready = True
         self.served_instead: dict[Tier, Tier] = {}
-        self.door = Door(
-            {MODEL: app},
-            served_names({MODEL: ("tiny",)}),
-            default_tier="medium",
-            limits=Limits(max_body_bytes, max_unbroken_run_chars=4000),
-            max_model_len={MODEL: max_model_len},
+        self._max_model_len = max_model_len
+        self._max_body_bytes = max_body_bytes
+        self.door = self.make_door(
             ready=lambda: self.is_ready,
-            metrics=self._metrics,
-            clock=asyncio.get_running_loop().time,
             on_done=lambda context, status: self.done.append((context, status)),
             tier_to_serve=lambda model, tier: self.served_instead.get(tier, tier),
         )
         transport = httpx.ASGITransport(self.door, raise_app_exceptions=True)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+    def make_door(self, **changes: Any) -> Door:
+        """A door over the same front-end, always ready unless told otherwise."""
+        plain: dict[str, Any] = {
+            "default_tier": "medium",
+            "limits": Limits(self._max_body_bytes, max_unbroken_run_chars=4000),
+            "max_model_len": {MODEL: self._max_model_len},
+            "ready": lambda: True,
+            "metrics": self._metrics,
+            "clock": asyncio.get_running_loop().time,
+            "on_done": lambda context, status: None,
+        }
+        return Door({MODEL: self.app}, served_names({MODEL: ("tiny",)}), **{**plain, **changes})
 
     async def _metrics(self) -> tuple[bytes, str]:
         return b"trireme_up 1\n", "text/plain; version=0.0.4"

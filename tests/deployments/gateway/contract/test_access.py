@@ -1,6 +1,5 @@
 """The door with keys: who is let in, to what, and how others are told."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from deployments.gateway.contract.door import Door, Limits
-from deployments.router.tiers import served_names
 from tests.deployments.gateway.access_world import Callers
 from tests.deployments.gateway.contract.door_world import (
     CHAT,
-    MAX_MODEL_LEN,
     MODEL,
     ROUTES,
     World,
@@ -32,23 +28,12 @@ class Guarded:
         self.world = world
         self.callers = callers
         self.done: list[Any] = []
-        self.door = Door(
-            {MODEL: world.app},
-            served_names({MODEL: ("tiny",)}),
-            default_tier="medium",
-            limits=Limits(1_000_000, max_unbroken_run_chars=4000),
-            max_model_len={MODEL: MAX_MODEL_LEN},
-            ready=lambda: True,
-            metrics=self._metrics,
-            clock=asyncio.get_running_loop().time,
+        self.door = world.make_door(
             on_done=lambda context, status: self.done.append((context, status)),
             access=callers.identity,
         )
         transport = httpx.ASGITransport(self.door, raise_app_exceptions=True)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
-
-    async def _metrics(self) -> tuple[bytes, str]:
-        return b"trireme_up 1\n", "text/plain; version=0.0.4"
 
     async def post(self, path: str, body: Any, key: str = "", **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

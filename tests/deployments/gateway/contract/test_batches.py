@@ -27,15 +27,12 @@ from cluster.tenants.store import open_store
 from deployments.gateway.batches.desk import BatchDesk
 from deployments.gateway.batches.jobs import Jobs
 from deployments.gateway.batches.runner import BatchRunner
-from deployments.gateway.contract.door import Door, Limits
-from deployments.router.tiers import served_names
 from tests.cluster.tenants.making import ANNE, fresh_store, sqlite_url
 from tests.conformance.openai_schema import faults
 from tests.deployments.gateway.access_world import Callers
 from tests.deployments.gateway.contract.door_world import (
     CHAT,
     COMPLETION,
-    MAX_MODEL_LEN,
     MODEL,
     RESPONSES,
     World,
@@ -65,18 +62,8 @@ class OneGateway:
         self.desk = BatchDesk(self.store, contents, settings, lambda: None)
         self.told: Counter[str] = Counter()
         self.has_time = True
-        self.door = Door(
-            {MODEL: world.app},
-            served_names({MODEL: ("tiny",)}),
-            default_tier="medium",
-            limits=Limits(1_000_000, max_unbroken_run_chars=4000),
-            max_model_len={MODEL: MAX_MODEL_LEN},
-            ready=lambda: True,
-            metrics=world._metrics,
-            clock=asyncio.get_running_loop().time,
-            on_done=lambda context, status: None,
-            access=None if callers is None else callers.identity,
-            batches=self.desk,
+        self.door = world.make_door(
+            access=None if callers is None else callers.identity, batches=self.desk
         )
         work = Work(self.store.engine, uuid.uuid4().hex, settings.lease_s)
         jobs = Jobs(work, Files(self.store.engine), contents, settings, 1_000_000, lambda: False)

@@ -19,15 +19,12 @@ from sqlalchemy import event
 
 from cluster.config import ResponsesConfig
 from cluster.tenants.store import open_store
-from deployments.gateway.contract.door import Door, Limits
 from deployments.gateway.stored_responses import StoredResponses
-from deployments.router.tiers import served_names
 from tests.cluster.tenants.making import fresh_store, sqlite_url
 from tests.conformance.openai_schema import faults
 from tests.deployments.gateway.access_world import Callers
 from tests.deployments.gateway.contract.door_world import (
     HELLO,
-    MAX_MODEL_LEN,
     MODEL,
     RESPONSES,
     Script,
@@ -55,18 +52,8 @@ class OneGateway:
         self.told: list[str] = []
         self.stored = StoredResponses(self.store, settings, told=self.told.append)
         self.stored.start()
-        door = Door(
-            {MODEL: world.app},
-            served_names({MODEL: ("tiny",)}),
-            default_tier="medium",
-            limits=Limits(1_000_000, max_unbroken_run_chars=4000),
-            max_model_len={MODEL: MAX_MODEL_LEN},
-            ready=lambda: True,
-            metrics=world._metrics,
-            clock=asyncio.get_running_loop().time,
-            on_done=lambda context, status: None,
-            access=None if callers is None else callers.identity,
-            stored=self.stored,
+        door = world.make_door(
+            access=None if callers is None else callers.identity, stored=self.stored
         )
         transport = httpx.ASGITransport(door, raise_app_exceptions=True)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
