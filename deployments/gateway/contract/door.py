@@ -64,6 +64,7 @@ from deployments.gateway.contract.permit import (
     default_tier,
     is_open,
 )
+from deployments.gateway.contract.refuse import Incoming, linger, refuse
 from deployments.gateway.contract.respond import CLIENT_LEFT, Reply
 from deployments.gateway.contract.responses_shape import ResponseShape
 from deployments.gateway.contract.routes import (
@@ -188,14 +189,14 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._http(scope, Incoming(receive), send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Incoming, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         request_id = _request_id(headers)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -228,9 +229,11 @@ class Door:
             fault = fault_of(error)
             body = fault.body(speaks_anthropic(path))
             answered = {"x-request-id": request_id, **fault.headers}
-            if path == "/v1/files" and scope["method"] == "POST":
-                answered["connection"] = "close"  # the rest of the file may still be coming
-            await answer_json(send, fault.status, body, answered)
+            if path == "/v1/files" and scope["method"] == "POST" and not receive.whole:
+                await refuse(send, fault.status, body, answered)
+                await linger(receive, send)
+            else:
+                await answer_json(send, fault.status, body, answered)
 
     def _check_head(self, scope: Scope) -> None:
         limits = self._limits
@@ -310,7 +313,7 @@ class Door:
         request_id: str,
         headers: Mapping[bytes, bytes],
         scope: Scope,
-        receive: Receive,
+        receive: Incoming,
         send: Send,
     ) -> None:
         context = RequestContext(request_id, "", self._default_tier, None, self._clock())
@@ -318,7 +321,7 @@ class Door:
         context.route = route.kind
         context.traceparent = headers.get(b"traceparent", b"").decode("latin-1")
         status = CLIENT_LEFT
-        raw = None
+        coming = False
         try:
             limits = self._limits
             await self._admit(route, scope, context)
@@ -330,13 +333,13 @@ class Door:
         except TriremeError as error:
             fault = fault_of(error)
             answered = {"x-request-id": request_id, **context.rate_limits, **fault.headers}
-            if raw is None and fault.status in (401, 403, 408, 413, 503):
-                # The rest of the body is still coming.
-                answered["connection"] = "close"
-            status = fault.status
-            await answer_json(send, status, fault.body(route.kind == "messages"), answered)
+            status, coming = fault.status, not receive.whole
+            say = refuse if coming else answer_json
+            await say(send, status, fault.body(route.kind == "messages"), answered)
         finally:
             self._on_done(context, status)
+        if coming:
+            await linger(receive, send)
 
     async def _admit(self, route: Route, scope: Scope, context: RequestContext) -> None:
         """Before the body is read: who may not call costs no more than that."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import uvicorn
 
 from cluster.config import TIERS
 from cluster.errors import Overloaded, ReplicaLost
+from deployments.gateway.contract import refuse
 from tests.deployments.gateway.contract.door_world import (
     CHAT,
     COMPLETION,
@@ -289,26 +291,76 @@ async def test_an_unknown_model_is_404_and_its_name_is_clipped(world: World) -> 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_read(world: World) -> None:
     asked = 0
+    answered: list[int] = []
 
     async def receive() -> Any:
         nonlocal asked
         asked += 1
-        return {"type": "http.request", "body": b" " * 400_000, "more_body": True}
+        return {"type": "http.request", "body": b" " * 400_000, "more_body": asked % 10 > 0}
 
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answered.append(asked)
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions"}
     json_type = (b"content-type", b"application/json")
     declared = [json_type, (b"content-length", b"1" + b"0" * 6 + b"1")]
     await world.door({**scope, "headers": declared}, receive, send)
-    assert asked == 0
     await world.door({**scope, "headers": [json_type]}, receive, send)
-    assert asked == 3
-    assert [message["status"] for message in sent[::2]] == [413, 413]
+    assert answered == [0, 13]
+    assert asked == 20, "what was still coming is let in"
+    assert [message["status"] for message in sent[::3]] == [413, 413]
     assert [status for _, status in world.done] == [413, 413]
+
+
+@pytest.mark.parametrize("waits", ["always", "never"])
+async def test_a_refused_body_is_let_in_for_a_bounded_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    monkeypatch.setattr(refuse, "LINGER_S", 0.2)
+    monkeypatch.setattr(refuse, "LINGER_IDLE_S", 0.05)
+
+    async def receive() -> Any:
+        await asyncio.sleep(60 if waits == "always" else 0.01)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    length = (b"content-length", b"1000000000")
+    headers = [(b"content-type", b"application/json"), length]
+    scope = {"type": "http", "method": "POST", "path": "/v1/responses", "headers": headers}
+    async with asyncio.timeout(20):
+        await world.door(scope, receive, send)
+    assert sent[-1].get("more_body", False) is False
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def send_whole(port: int, path: str, size: int) -> bytes:
+    """Sends a whole request before it reads, as most clients do; the answer to it."""
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(f"{head}content-length: {size}\r\n\r\n".encode() + b"x" * size)
+        answer = b""
+        while piece := connection.recv(65_536):
+            answer += piece
+    return answer
+
+
+async def test_who_sends_too_much_is_told_so_and_not_cut_off(world: World) -> None:
+    async with serving(world) as base:
+        port = int(base.rpartition(":")[2])
+        for path in PATHS:
+            # A connection that is reset raises here: while it sends, or when it reads.
+            answer = await asyncio.to_thread(send_whole, port, path, 10_000_000)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 413 ")
+            assert json.loads(body)["error"]["message"]
 
 
 # ------------------------------------------------------------------ fields and values
