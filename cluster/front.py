@@ -10,6 +10,8 @@ no setting for any of what is corrected:
 * a request's head must arrive within `head_s` (Ray: as long as a stream may last);
 * what HAProxy refuses in its own name is an OpenAI error object (Ray: HTML, and 500 for 5xx), but
   of what it cannot read as HTTP at all it speaks in words that are compiled into it;
+* callers cannot speak to Serve itself: its own headers, by which a request may outlive its caller,
+  are dropped;
 * callers speak TLS, if there is a certificate (Ray: plain HTTP).
 
 Beside a HAProxy with a certificate lives a second process of this program. It looks at the files
@@ -51,6 +53,8 @@ _WATCH = "--watch"
 _FRONTEND = "frontend http_frontend"
 _BIND = re.compile(r"^( *bind )(\S*):(\d+)\b")
 _LOOPBACK = "127.0.0.1"
+
+SERVES_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
 
 TLS_OPTIONS = "ssl-min-ver TLSv1.2 alpn http/1.1"
 """HTTP/1.1 only, as without TLS: what the gateways refuse was tested with that."""
@@ -163,7 +167,7 @@ def corrected(text: str, front: Front, folder: Path) -> str:
     for line in text.splitlines():
         if line and not line[0].isspace() and not line.startswith("#"):
             section = line.strip()
-        if re.match(r" +(timeout http-request|errorfile) ", line):
+        if re.match(r" +(timeout http-request|errorfile|http-request del-header) ", line):
             continue
         bind = _BIND.match(line)
         if bind is not None and int(bind[3]) in front.private_ports:
@@ -177,6 +181,8 @@ def corrected(text: str, front: Front, folder: Path) -> str:
             # Nothing is routed yet: Ray would say 404, and clients that their model is gone.
             line = "    http-request return status 503 default-errorfiles"
         lines.append(line)
+        if bind is not None and section == _FRONTEND:
+            lines += [f"    http-request del-header {each}" for each in SERVES_HEADERS]
         if line == "defaults":
             lines.append(f"    timeout http-request {front.head_s}s")
             lines += [f"    errorfile {each} {folder / error_file(each)}" for each in ERRORS]

