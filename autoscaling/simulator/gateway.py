@@ -94,6 +94,7 @@ class SimGateway:
         self._duration_s = scenario.duration_s
         self._watch = Watch(WatchLimits())
         self._drains = Drains(FailoverConfig().drain_finish_s)
+        self._priority_tenants = frozenset(scenario.priority_tenants)
         self._probes: dict[str, tuple[SimReplica, Work, Tier]] = {}
         if any(fault.kind in ("hang", "slow") for fault in scenario.faults):
             agenda.at(LOOK_S, self._look_after_replicas)
@@ -111,6 +112,7 @@ class SimGateway:
             arrival.max_tokens,
             arrival.tenant,
             blocks=blocks_of(arrival),
+            ahead=arrival.tenant in self._priority_tenants,
         )
         outcome.served_tier = arrival.tier
         refusal = self.router.admit(request, now)
@@ -172,7 +174,7 @@ class SimGateway:
             (self.index, stream.outcome.number, self._attempts),
             stream.request.prompt_tokens,
             min(arrival.output_tokens, arrival.max_tokens) - stream.request.written,
-            self.router.priority(arrival.tier, MODEL),
+            self.router.priority(stream.request),
             self._agenda.now,
             text_of(arrival),
             arrival.session != 0,

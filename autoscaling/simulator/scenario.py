@@ -237,6 +237,9 @@ class Scenario(Settings):
     tenant_weights: dict[str, Positive] = Field(
         default_factory=dict, description="Tenants' shares of a queue."
     )
+    priority_tenants: list[str] = Field(
+        default_factory=list, description="Tenants whose requests go ahead of all others'."
+    )
     workload: WorkloadSettings = Field(
         default_factory=WorkloadSettings, description="Who sends requests."
     )

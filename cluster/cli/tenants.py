@@ -19,6 +19,10 @@ from cluster.cli.registry import (
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Weight = Annotated[float | None, typer.Option(help="Share of a queue, against the others'.")]
+Priority = Annotated[
+    bool | None,
+    typer.Option("--priority/--no-priority", help="Whether its requests go ahead of all others'."),
+]
 Tiers = Annotated[
     list[str] | None, typer.Option("--tier", help="A tier that it may use; may be repeated.")
 ]
@@ -38,6 +42,7 @@ Group = Annotated[
 def create(
     name: Name,
     weight: Weight = None,
+    priority: Priority = None,
     tier: Tiers = None,
     model: Models = None,
     default_tier: Default = None,
@@ -49,7 +54,7 @@ def create(
     """Make a tenant."""
     from cluster.tenants.orders import NewTenant
 
-    told = _told(weight, tier, model, default_tier, cache_group, limit)
+    told = _told(weight, priority, tier, model, default_tier, cache_group, limit)
     new = order(NewTenant, {"name": name, **told})
     with book(config) as found:
         made = found.create_tenant(new, actor())
@@ -62,6 +67,7 @@ def create(
 def set_(
     name: Name,
     weight: Weight = None,
+    priority: Priority = None,
     tier: Tiers = None,
     model: Models = None,
     default_tier: Default = None,
@@ -77,7 +83,7 @@ def set_(
     """Change what is given of a tenant; the rest stays."""
     from cluster.tenants.orders import TenantChange
 
-    told = _told(weight, tier, model, default_tier, cache_group, limit)
+    told = _told(weight, priority, tier, model, default_tier, cache_group, limit)
     if enabled is not None:
         told["enabled"] = enabled
     change = order(TenantChange, told)
@@ -96,13 +102,24 @@ def list_(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json([dataclasses.asdict(row) for row in rows])
         return
-    head = ("tenant", "weight", "tiers", "models", "default", "cache group", "state", "keys")
+    head = (
+        "tenant",
+        "weight",
+        "priority",
+        "tiers",
+        "models",
+        "default",
+        "cache group",
+        "state",
+        "keys",
+    )
     print_table(
         head,
         [
             (
                 row.name,
                 row.weight,
+                "yes" if row.priority else "no",
                 row.tiers,
                 "all" if row.models is None else row.models,
                 row.default_tier,
@@ -130,6 +147,7 @@ def delete(
 
 def _told(
     weight: float | None,
+    priority: bool | None,
     tier: list[str] | None,
     model: list[str] | None,
     default_tier: str | None,
@@ -140,6 +158,8 @@ def _told(
     told: dict[str, Any] = {}
     if weight is not None:
         told["weight"] = weight
+    if priority is not None:
+        told["priority"] = priority
     if tier:
         told["tiers"] = tier
     if model:

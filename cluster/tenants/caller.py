@@ -46,9 +46,9 @@ class Caller:
     """A tenant's team's project, through one of its keys or a token of the identity provider.
 
     ``key_id`` names the key (never the secret); for a token of an identity provider it is
-    ``jwt:SUBJECT``. ``models`` None: all. ``weight`` is the tenant's share of a queue. ``limits``
-    all hold at once. ``cache_group``: callers of one group share prefix-cache entries, others do
-    not.
+    ``jwt:SUBJECT``. ``models`` None: all. ``weight`` is the tenant's share of a queue;
+    ``priority``: its requests may go ahead of all others'. ``limits`` all hold at once.
+    ``cache_group``: callers of one group share prefix-cache entries, others do not.
     """
 
     tenant: str
@@ -60,5 +60,6 @@ class Caller:
     models: frozenset[str] | None = None
     default_tier: Tier | None = None
     weight: float = 1.0
+    priority: bool = False
     limits: tuple[Limited, ...] = ()
     cache_group: str = ""

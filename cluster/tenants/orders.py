@@ -47,12 +47,14 @@ LimitsByTier = dict[Literal["all", "low", "medium", "high"], Bounds]
 class TenantChange(Order):
     """What changes of a tenant; what is left out stays.
 
-    ``models``: names of served models; null: all. ``cache_group``: tenants of one group share
-    prefix-cache entries, which lets them find out what others of the group have asked; empty: the
-    tenant shares with nobody.
+    ``priority``: its requests go ahead of those of all tenants without, at every tier, unless they
+    ask for another ``service_tier``. ``models``: names of served models; null: all.
+    ``cache_group``: tenants of one group share prefix-cache entries, which lets them find out what
+    others of the group have asked; empty: the tenant shares with nobody.
     """
 
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    priority: bool = False
     tiers: list[Tier] = ["low", "medium", "high"]
     models: list[ModelName] | None = None
     default_tier: Tier | None = None

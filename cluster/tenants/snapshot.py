@@ -93,6 +93,7 @@ def _tenant(row: Fields, limits: Mapping[str, list[Limited]]) -> Caller:
         models=names_of(row["models"]),
         default_tier=tier_of(row["default_tier"]),
         weight=row["weight"],
+        priority=row["priority"],
         limits=tuple(limits.get(f"tenant:{name}", ())),
         # Told apart, so that no tenant gets into a group by being called like it.
         cache_group=f"group:{group}" if group else f"tenant:{name}",
@@ -113,6 +114,7 @@ def _key(row: Fields, tenant: Caller, limits: Mapping[str, list[Limited]]) -> Kn
         models=both(names_of(row["models"]), tenant.models),
         default_tier=tier_of(row["default_tier"]) or tenant.default_tier,
         weight=tenant.weight,
+        priority=tenant.priority,
         limits=(*tenant.limits, *limits.get(f"key:{row['id']}", ())),
         cache_group=tenant.cache_group,
     )

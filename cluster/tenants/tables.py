@@ -6,7 +6,7 @@ anybody in: a key's secret is stored as a keyed hash only, and its pepper is not
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cluster.tenants.base import Base
@@ -24,6 +24,7 @@ class TenantRow(Base):
 
     name: Mapped[str] = mapped_column(String(NAME_CHARS), primary_key=True)
     weight: Mapped[float] = mapped_column(Double)
+    priority: Mapped[bool] = mapped_column(Boolean, server_default=false())
     tiers: Mapped[Names] = mapped_column(JSON)
     models: Mapped[Names | None] = mapped_column(JSON(none_as_null=True))
     default_tier: Mapped[str | None] = mapped_column(String(16))

@@ -15,6 +15,7 @@ class TenantView:
 
     name: str
     weight: float
+    priority: bool
     tiers: list[str]
     models: list[str] | None
     default_tier: str | None
@@ -53,6 +54,7 @@ def tenant_view(
     return TenantView(
         row.name,
         row.weight,
+        row.priority,
         row.tiers,
         row.models,
         row.default_tier,

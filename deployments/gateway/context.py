@@ -34,9 +34,10 @@ class RequestContext:
     ``tools``: whether it offers tools to the model. ``decision`` is the router's last placement,
     told in a header if the client asks to ``explain`` it. ``asked_tier`` is set when ``tier`` is a
     lower one than the client asked for. ``ignored`` are fields that it sent and that the operator
-    keeps to himself. ``service_tier`` is OpenAI's class of service that is used, None if the client
-    did not ask for one. ``traceparent`` is what the client sent, and ``trace`` the
-    request's span if it is traced. ``figures`` come with its first placement.
+    keeps to himself. ``service_tier`` is OpenAI's class of service that is used, and
+    ``tells_service_tier`` whether the client asked for one. ``traceparent`` is what the client
+    sent, and ``trace`` the request's span if it is traced. ``figures`` come with its first
+    placement.
 
     ``caller`` is who sends it, None where callers are not told apart. ``cache_salt`` keeps its
     entries in the prefix caches apart from those of other groups of callers; empty: they are shared
@@ -46,8 +47,9 @@ class RequestContext:
     what is left of its caller's limits. ``behind``: a limit is nearly used up, so it is served
     after others of its tier.
 
-    ``spare``: it belongs to a batch, and is served when there is nothing else to do; no objective
-    is kept for it.
+    ``ahead``: it goes before all requests that do not, whatever their tiers. ``spare``: it belongs
+    to a batch, or asked for that, and is served when there is nothing else to do; no objective is
+    kept for it.
 
     ``guarded``: engines look for loops in its replies because the operator wants it, not because
     it asks for that.
@@ -66,7 +68,8 @@ class RequestContext:
     explain: bool = False
     asked_tier: Tier | None = None
     ignored: tuple[str, ...] = ()
-    service_tier: str | None = None
+    service_tier: str = "default"
+    tells_service_tier: bool = False
     route: str = ""
     traceparent: str = ""
     trace: Any = None
@@ -75,6 +78,7 @@ class RequestContext:
     cache_salt: str = ""
     meter: Any = None
     rate_limits: Mapping[str, str] = field(default_factory=dict)
+    ahead: bool = False
     behind: bool = False
     spare: bool = False
     guarded: bool = False

@@ -218,6 +218,8 @@ class FleetClient:
             sampling.max_tokens,
             tenant="" if context.caller is None else context.caller.tenant,
             tools=context.tools,
+            # Near its limits it goes behind others, and so not ahead of any.
+            ahead=context.ahead and not context.behind,
             behind=context.behind,
             spare=context.spare,
             blocks=block_hashes(prompt_token_ids, context.cache_salt),
@@ -281,10 +283,8 @@ class FleetClient:
         self.metrics.placed(stream, placed)
         number = next(self._numbers) if stream.placements else stream.number
         stream.flight, stream.link = flight, link
-        priority = self.router.priority(
-            request.tier, request.model, behind=request.behind, spare=request.spare
-        )
         self._by_number[number] = stream
+        priority = self.router.priority(request)
         link.submit(stream.submission(number, priority, on_trial=flight.on_trial))
 
     def _withdraw(self, stream: Stream, *, abort: bool = True) -> int:

@@ -189,18 +189,37 @@ class FairQueue:
             if counter <= limit
         ]
 
-    def longest(self, tenant: str) -> Waiting | None:
+    def longest(self, tenant: str | None = None) -> Waiting | None:
         """The last request of the tenant that has the most queued here for its weight.
 
         None where ``tenant``, with one more, would have as much."""
         if not self._line:
             return None
-        account = self._accounts.get(tenant)
-        own = 1 + (len(account.queue) if account is not None else 0)
         most = max((each for _, each in self._line), key=lambda each: len(each.queue) / each.weight)
-        if len(most.queue) / most.weight <= own / self._weights.get(tenant, 1.0):
-            return None
+        if tenant is not None:
+            account = self._accounts.get(tenant)
+            own = 1 + (len(account.queue) if account is not None else 0)
+            if len(most.queue) / most.weight <= own / self._weights.get(tenant, 1.0):
+                return None
         return next(reversed(most.queue.values()))
+
+    def queued_work(self) -> float:
+        """Predicted work of what stands here in time. O(backlogged tenants)."""
+        lost = sum(waiting.work for waiting in self.front.values())
+        return lost + sum(account.queued_work for _, account in self._line)
+
+    @property
+    def in_time(self) -> Waiting | None:
+        """The oldest of those that are not late: a retried one, or an arrival."""
+        return next(iter(self.front.values()), None) or next(iter(self.arrivals.values()), None)
+
+    def oldest_wait_s(self, now: float) -> float:
+        oldest = (
+            next(iter(self.late.values()), None)
+            or next(iter(self.arrivals.values()), None)
+            or next(iter(self.front.values()), None)
+        )
+        return 0.0 if oldest is None else now - oldest.since_s
 
     def work_before(self, tenant: str) -> float:
         """Predicted work that would be dispatched before one more request of ``tenant``."""

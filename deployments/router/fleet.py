@@ -24,6 +24,9 @@ MOST_PREFILL = 0.8
 MOST_OTHERS = 16.0
 """Bounds of that share, and of how many times our own prompts others' are taken for."""
 
+AHEAD_BIT = 8
+"""Beside those of the three tiers."""
+
 FEW = 8
 """A step of so few requests is as quick as a replica gets in service."""
 
@@ -40,8 +43,8 @@ class Request:
     ``attempts`` counts placements without a new token, ``deaths`` the engines that died with it
     since it last made progress, and ``lost_s`` is when it lost its replica, None unless it waits
     since for a new token. ``alone``: it must not meet another suspect (see ``recovery``).
-    ``behind``: it is served after others of its tier; ``spare``: engines run it after everything
-    else.
+    ``ahead``: it is served before all that is not, whatever their tiers. ``behind``: it is served
+    after others of its tier; ``spare``: engines run it after everything else.
     """
 
     request_id: str
@@ -59,6 +62,7 @@ class Request:
     deaths: int = 0
     alone: bool = False
     lost_s: float | None = None
+    ahead: bool = False
     behind: bool = False
     spare: bool = False
 
@@ -133,7 +137,8 @@ class Replica:
     ``next_step_s`` is a step with one request more, and ``crowding_s`` what that adds to the steps
     of all that run here, summed up. ``prefill_share`` is the part of the time that goes into
     prompts, by those placed lately. ``refusing`` is true from a refusal until the next report.
-    ``tiers_here`` has bit i set when requests of tier i are here; ``kv_left`` are KV tokens that no
+    ``tiers_here`` has bit i set when requests of tier i are here, and ``AHEAD_BIT`` when some of
+    ours go ahead (``ahead`` of them); ``kv_left`` are KV tokens that no
     running request is expected to need. ``shunned``: it hangs or is much too slow, and gets nothing
     new. ``trial`` is the request of ours that its engine may die of.
     """
@@ -141,6 +146,7 @@ class Replica:
     __slots__ = (
         "_prefills",
         "_reported_others",
+        "ahead",
         "awaiting_prefill",
         "crowding_s",
         "flights",
@@ -183,6 +189,7 @@ class Replica:
         self.others_kv = 0.0
         self.reserved_kv = 0.0
         self.awaiting_prefill = 0
+        self.ahead = 0
         self.refusing = False
         self.shunned = False
         self.trial: str | None = None
@@ -198,6 +205,8 @@ class Replica:
         low, medium, high = own[0] + others[0], own[1] + others[1], own[2] + others[2]
         self.in_flight = low + medium + high
         self.tiers_here = (low >= 0.5) | (medium >= 0.5) << 1 | (high >= 0.5) << 2
+        if self.ahead:
+            self.tiers_here |= AHEAD_BIT
         steps = self.traits.steps
         context = self.load.kv_use * self.traits.kv_tokens
         batch = int(self.in_flight) + 1
@@ -270,6 +279,7 @@ class Replica:
         self._note_prefills(steps.mixed_s + uncached_tokens * steps.prefill_token_s, now)
         self.flights[request.request_id] = flight
         self.own[TIER_INDEX[request.tier]] += 1
+        self.ahead += request.ahead
         self.reserved_kv += flight.reserved_kv
         flight.to_prefill = uncached_tokens
         self.awaiting_prefill += uncached_tokens
@@ -291,6 +301,7 @@ class Replica:
         if flight is not None:
             self.reserved_kv -= flight.reserved_kv
             self.own[TIER_INDEX[flight.request.tier]] -= 1
+            self.ahead -= flight.request.ahead
             self.prefilled(flight)
             if self.trial == request_id:
                 self.trial = None

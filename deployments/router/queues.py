@@ -13,6 +13,9 @@ __all__ = ["QueueLimits", "TierQueues", "Waiting"]
 MAX_TENANTS = 4096
 """Tenants remembered per tier; of more, the one that has been idle for the longest is forgotten."""
 
+SPARE_WAIT = 10.0
+"""Times its tier's longest wait is how long a spare request may wait."""
+
 QUANTUM = 16_384.0
 """Work (weighted tokens) by which a tenant may be served ahead of its turn, say where that finds
 its prefix cached: about four requests of the low tier."""
@@ -37,7 +40,7 @@ class TierQueues:
     Over the tiers, the one whose oldest request is due first goes first: a tier with a short limit
     is served sooner, and no tier starves, because its due time comes closer than all others.
     Within a tier, tenants share by the work that they are given: see ``FairQueue``, and there what
-    is guaranteed.
+    is guaranteed. Requests that are ``ahead`` have queues of their own, which all go first.
 
     A request that leaves for a replica is charged to its tenant (``dispatch``). Each charge must
     be settled (``settle``), or given back by queueing the request again (``push_front``, ``hold``).
@@ -55,14 +58,16 @@ class TierQueues:
         self.limits = limits
         self._quantum = quantum
         self._queues = {tier: FairQueue(weights or {}, max_tenants) for tier in limits}
-        self._tier_of: dict[str, Tier] = {}
+        self._ahead = {tier: FairQueue(weights or {}, max_tenants) for tier in limits}
+        self._every = [*self._ahead.items(), *self._queues.items()]
+        self._home: dict[str, FairQueue] = {}
         self._charges: dict[str, tuple[FairQueue, Charge]] = {}
 
     def __len__(self) -> int:
-        return len(self._tier_of)
+        return len(self._home)
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._tier_of
+        return request_id in self._home
 
     @property
     def unsettled(self) -> int:
@@ -70,11 +75,11 @@ class TierQueues:
         return len(self._charges)
 
     def length(self, tier: Tier) -> int:
-        return len(self._queues[tier])
+        return len(self._queues[tier]) + len(self._ahead[tier])
 
     def tenants(self, tier: Tier) -> int:
         """Tenants that the tier remembers."""
-        return self._queues[tier].tenants
+        return self._queues[tier].tenants + self._ahead[tier].tenants
 
     def counter(self, tier: Tier, tenant: str) -> float:
         """Work that the tenant was given, over its weight; meaningful against another tenant's."""
@@ -82,59 +87,64 @@ class TierQueues:
 
     def weigh(self, weights: Mapping[str, float]) -> None:
         """New shares of the tenants (> 0), 1 where none is given."""
-        for queue in self._queues.values():
+        for _, queue in self._every:
             queue.weigh(weights)
 
     def is_full(self, tier: Tier) -> bool:
         return self.length(tier) >= self.limits[tier].max_queued
 
     def oldest_wait_s(self, tier: Tier, now: float) -> float:
-        queue = self._queues[tier]
-        oldest = (
-            next(iter(queue.late.values()), None)
-            or next(iter(queue.arrivals.values()), None)
-            or next(iter(queue.front.values()), None)
-        )
-        return 0.0 if oldest is None else now - oldest.since_s
+        """The longest wait among those that do not go ``ahead``."""
+        return self._queues[tier].oldest_wait_s(now)
+
+    def wait_before_s(self, request: Request, now: float) -> float:
+        """The longest wait among those that ``request`` would stand with."""
+        return self._lane(request)[request.tier].oldest_wait_s(now)
+
+    def _lane(self, request: Request) -> dict[Tier, FairQueue]:
+        return self._ahead if request.ahead else self._queues
+
+    def max_wait_s(self, request: Request) -> float:
+        return self.limits[request.tier].max_wait_s * (SPARE_WAIT if request.spare else 1.0)
 
     # -------------------------------------------------------------- what waits
 
     def push(self, request: Request, predicted_tokens: float, now: float) -> None:
         """Queue a new request behind its tenant's others; one that stands behind goes to those
         that come after all tenants' at once."""
-        end_s = now + self.limits[request.tier].max_wait_s
-        self._tier_of[request.request_id] = request.tier
+        end_s = now + self.max_wait_s(request)
+        queue = self._home[request.request_id] = self._lane(request)[request.tier]
         waiting = Waiting(request, now, end_s, predicted_tokens, end_s)
         if request.behind:
-            self._queues[request.tier].late[request.request_id] = waiting
+            queue.late[request.request_id] = waiting
         else:
-            self._queues[request.tier].push(waiting)
+            queue.push(waiting)
 
     def push_front(self, request: Request, predicted_tokens: float, now: float) -> None:
         """Queue a request that has lost its replica before all others of its tier: it has waited
         its turn already. What its tenant was charged is given back."""
         end_s = now + self.limits[request.tier].max_wait_s
         self._settle_work(request.request_id, 0.0)
-        self._tier_of[request.request_id] = request.tier
-        self._queues[request.tier].push_front(Waiting(request, now, now, predicted_tokens, end_s))
+        queue = self._home[request.request_id] = self._lane(request)[request.tier]
+        queue.push_front(Waiting(request, now, now, predicted_tokens, end_s))
 
     def hold(self, request: Request, predicted_tokens: float, now: float, expires_s: float) -> None:
         """Keep a request that has lost its replica out of the line, until it is dispatched or has
         waited until ``expires_s``. What its tenant was charged is given back."""
         self._settle_work(request.request_id, 0.0)
-        self._tier_of[request.request_id] = request.tier
+        queue = self._home[request.request_id] = self._lane(request)[request.tier]
         waiting = Waiting(request, now, now, predicted_tokens, expires_s)
-        self._queues[request.tier].held[request.request_id] = waiting
+        queue.held[request.request_id] = waiting
 
     def remove(self, request_id: str) -> Waiting | None:
         """Take out a request that will not be served (it was cancelled, say)."""
-        tier = self._tier_of.pop(request_id, None)
-        return None if tier is None else self._queues[tier].remove(request_id)
+        queue = self._home.pop(request_id, None)
+        return None if queue is None else queue.remove(request_id)
 
     def expired(self, now: float) -> list[Waiting]:
         """Take out what has waited longer than its tier allows, in the order in which it came."""
         gone: list[Waiting] = []
-        for queue in self._queues.values():
+        for _, queue in self._every:
             for waiting in queue.arrivals.values():
                 if waiting.expires_s > now:
                     break
@@ -159,27 +169,33 @@ class TierQueues:
         Without a tier: the first of each, that of the tier which is due earliest first.
         """
         if tier is not None:
-            return self._queues[tier].heads(k, self._quantum)
-        return [self._queues[each].heads(1, 0.0)[0] for each in self.due()]
+            return self._next_queue(tier).heads(k, self._quantum)
+        return [self._next_queue(each).heads(1, 0.0)[0] for each in self.due()]
+
+    def _next_queue(self, tier: Tier) -> FairQueue:
+        """Those ahead before the others, but nobody who is late before one who is not."""
+        ahead, others = self._ahead[tier], self._queues[tier]
+        if ahead.in_time or (ahead.late and not others.in_time):
+            return ahead
+        return others
 
     def due(self) -> list[Tier]:
-        """The tiers in which something waits, by when their oldest request is due; those with
-        nothing but late requests after all others."""
-        firsts: list[tuple[bool, float, int, Tier]] = []
-        for tier, queue in self._queues.items():
-            first = next(iter(queue.front.values()), None) or next(
-                iter(queue.arrivals.values()), None
-            )
+        """The tiers in which something waits, by when their oldest request is due: those with a
+        request that goes ahead before all others, those with nothing but late ones after them."""
+        firsts: list[tuple[int, float, int, Tier]] = []
+        for tier in self.limits:
+            queue = self._next_queue(tier)
+            first, late = queue.in_time, False
+            if first is None:
+                first, late = next(iter(queue.late.values()), None), True
             if first is not None:
-                firsts.append((False, first.due_s, len(firsts), tier))
-            elif queue.late:
-                late = next(iter(queue.late.values()))
-                firsts.append((True, late.due_s, len(firsts), tier))
+                rank = 2 if late else 0 if queue is self._ahead[tier] else 1
+                firsts.append((rank, first.due_s, len(firsts), tier))
         return [tier for _, _, _, tier in sorted(firsts)]
 
     def demote(self, now: float) -> None:
         """Who cannot be in time any more goes behind those who can."""
-        for tier, queue in self._queues.items():
+        for tier, queue in self._every:
             if queue.arrivals:
                 queue.demote(now - self.limits[tier].on_time_s)
 
@@ -190,10 +206,13 @@ class TierQueues:
 
         Without this, a tenant that fills the queue would shut out all others.
         """
-        late = self._queues[request.tier].late
+        ahead, others = self._ahead[request.tier], self._queues[request.tier]
+        late = others.late or ahead.late
         if late:
             return next(iter(late.values()))
-        return self._queues[request.tier].longest(request.tenant)
+        if request.ahead and others.arrivals:
+            return others.longest()
+        return self._lane(request)[request.tier].longest(request.tenant)
 
     # -------------------------------------------------------------- work
 
@@ -203,10 +222,9 @@ class TierQueues:
         """Take out a request that goes to a replica, and charge its tenant with the predicted work.
 
         Prompt tokens found in the replica's prefix cache are no work."""
-        tier = self._tier_of.pop(request_id, None)
-        if tier is None:
+        queue = self._home.pop(request_id, None)
+        if queue is None:
             return None
-        queue = self._queues[tier]
         # Charged before it leaves: the counter with which a tenant becomes idle has its last work.
         waiting = (
             queue.front.get(request_id)
@@ -236,12 +254,13 @@ class TierQueues:
         """Predicted work (prompt tokens + 2 · output tokens) that its tier would dispatch before
         ``request``, if that came now. Less than all that is queued for a tenant with a small
         share of it. O(backlogged tenants)."""
-        return self._queues[request.tier].work_before(request.tenant)
+        ahead = 0.0 if request.ahead else self._ahead[request.tier].queued_work()
+        return ahead + self._lane(request)[request.tier].work_before(request.tenant)
 
     def tokens_before(self, due_s: float) -> float:
         """Predicted output tokens of everything that is due by ``due_s``, in all tiers."""
         total = 0.0
-        for queue in self._queues.values():
+        for _, queue in self._every:
             newest = next(reversed(queue.arrivals.values()), None)
             if newest is not None and newest.due_s <= due_s:
                 total += queue.predicted_tokens  # those in front are always due

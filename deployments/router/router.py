@@ -140,12 +140,15 @@ class Router:
         self._flights: dict[str, Flight] = {}
         self._displaced: list[tuple[Waiting, Refusal]] = []
 
-    def priority(self, tier: Tier, model: str, *, behind: bool = False, spare: bool = False) -> int:
-        """The engine priority of a tier (lower runs first). Those that stand ``behind`` come after
-        the others of their tier and before those of the next, ``spare`` ones after all."""
-        if spare:
-            return 2 * max(each.priority for each in self.queues[model].limits.values()) + 2
-        return 2 * self.queues[model].limits[tier].priority + behind
+    def priority(self, request: Request) -> int:
+        """The engine priority of a request (lower runs first): those ``ahead`` of all, then by
+        tier. Those that stand ``behind`` come after the others of their tier and before those of
+        the next, ``spare`` ones after all."""
+        limits = self.queues[request.model].limits
+        last = 2 * max(each.priority for each in limits.values()) + 2
+        if request.spare:
+            return last
+        return 2 * limits[request.tier].priority + request.behind - last * request.ahead
 
     def weigh(self, tenant_weights: Mapping[str, float]) -> None:
         """New shares of the queues, for what is dispatched from now on."""
@@ -495,8 +498,8 @@ class Router:
     def _hopeless(self, request: Request, now: float) -> bool:
         """Whether it would, as things go, wait in vain."""
         queue = self.queues[request.model]
-        limit_s = queue.limits[request.tier].max_wait_s
-        if queue.oldest_wait_s(request.tier, now) < EVIDENT_WAIT * limit_s:
+        limit_s = queue.max_wait_s(request)
+        if queue.wait_before_s(request, now) < EVIDENT_WAIT * limit_s:
             return False
         rate = self._dispatched[request.model, request.tier].per_s(now)
         return queue.work_before(request) > rate * limit_s

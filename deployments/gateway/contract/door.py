@@ -75,7 +75,7 @@ from deployments.gateway.contract.routes import (
     model_id,
     speaks_anthropic,
 )
-from deployments.gateway.contract.service_tier import USED, used_service_tier
+from deployments.gateway.contract.service_tier import service_tier
 from deployments.gateway.contract.spare import SPARE, SpareCall
 from deployments.gateway.contract.stored_routes import answer_stored
 from deployments.gateway.contract.turn import Turn, begin_turn
@@ -381,7 +381,7 @@ class Door:
         caller = context.caller
         with self._counted("model"):
             check_model(caller, alias.model, clipped(name))
-        context.service_tier = used_service_tier(route.kind, body)
+        self._settle_service_tier(route, body, context)
         context.ignored = keep_known_fields(route.kind, body)
         runs = UnbrokenRuns(self._limits.max_unbroken_run_chars, route.text_field)
         runs.check(texts_of(body))
@@ -403,11 +403,21 @@ class Door:
         context.model = alias.model
         return encoded
 
+    def _settle_service_tier(
+        self, route: Route, body: dict[str, Any], context: RequestContext
+    ) -> None:
+        used, context.tells_service_tier = service_tier(route.kind, body, context.caller)
+        if context.spare:
+            return  # a line of a batch, whatever it says
+        context.service_tier = used
+        context.ahead = used == "priority"
+        context.spare = context.behind = used == "flex"
+
     def _brown_out(
         self, route: Route, body: dict[str, Any], model: str, context: RequestContext
     ) -> None:
         """Serve at a lower tier if the router asks for it, and keep what was asked for."""
-        served = self._tier_to_serve(model, context.tier)
+        served = context.tier if context.ahead else self._tier_to_serve(model, context.tier)
         if served != context.tier and write_tier(route.kind, body, served):
             context.asked_tier, context.tier = context.tier, served
 
@@ -457,10 +467,11 @@ def _shape_of(
     route: Route, body: dict[str, Any], context: RequestContext, turn: Turn | None
 ) -> Shape:
     if route.kind == "chat":
-        return ChatShape.of(body, context.service_tier)
+        told = context.service_tier if context.tells_service_tier else None
+        return ChatShape.of(body, told)
     if turn is not None:
         asked = context.effort or context.asked_tier or context.tier
-        return ResponseShape(asked, context.service_tier or USED, time.time, turn)
+        return ResponseShape(asked, context.service_tier, time.time, turn)
     return None
 
 

@@ -1,30 +1,36 @@
-"""OpenAI's ``service_tier``: what a caller may ask for, and what he is told that he got.
+"""OpenAI's ``service_tier``: what a caller may ask for, what he gets, and what he is told.
 
-Here every request runs in the one class that there is, so whatever was asked for, ``default`` is
-what the answer says. OpenAI does the same when it has no room in the class asked for: the field of
-the answer is the class that was used, not the one that was wished for.
+Three of OpenAI's classes are served: ``priority`` goes ahead of everything else, if the operator
+lets the caller's tenant do so; ``flex`` is served when there is nothing else to do, and waits
+longer for it; all others are ``default``. Who does not ask, or leaves it to the server (``auto``),
+gets the best that his tenant may have. As with OpenAI, the field of the answer is the class that
+was used, not the one that was wished for.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from cluster.errors import InvalidRequest, clipped
+from cluster.tenants.caller import Caller
 from deployments.gateway.contract.routes import Kind
 
 SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
 """OpenAI's words, of chat and of responses."""
 
-USED = "default"
+ServiceTier = Literal["default", "flex", "priority"]
 
 
-def used_service_tier(kind: Kind, body: dict[str, Any]) -> str | None:
-    """The class in which the request is served; None if the caller does not ask.
+def service_tier(
+    kind: Kind, body: dict[str, Any], caller: Caller | None
+) -> tuple[ServiceTier, bool]:
+    """The class in which the request is served, and whether the caller asks for one at all.
 
     Raises ``InvalidRequest`` for a word that is none of OpenAI's. Anthropic's field of this name
     has other words and does not come back in this form: it is not looked at.
     """
+    best: ServiceTier = "priority" if caller is not None and caller.priority else "default"
     asked = body.get("service_tier")
     if asked is None or kind not in ("chat", "responses"):
-        return None
+        return best, False
     if asked not in SERVICE_TIERS:
         told = f"'{clipped(asked)}'" if isinstance(asked, str) else "what was sent"
         words = ", ".join(f"'{each}'" for each in SERVICE_TIERS)
@@ -33,4 +39,6 @@ def used_service_tier(kind: Kind, body: dict[str, Any]) -> str | None:
             param="service_tier",
             code="invalid_value" if isinstance(asked, str) else "invalid_type",
         )
-    return USED
+    if asked == "flex":
+        return "flex", True
+    return best if asked in ("auto", "priority") else "default", True

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from cluster.config import TIERS, Tier
 from deployments.router.capacity import Slo
-from deployments.router.fleet import TIER_INDEX, Fleet, Replica, Request
+from deployments.router.fleet import AHEAD_BIT, TIER_INDEX, Fleet, Replica, Request
 from deployments.router.policies.choice import Choice, Considered, Verdict, tie_break
 from deployments.router.prefixes import PrefixIndex
 from deployments.router.zones import Zones
@@ -25,11 +25,14 @@ MARGIN = 0.92
 """Share of a TPOT objective that a step may take, as batches vary around the prediction
 (docs/decisions.md §9 has the figures)."""
 
+AHEAD_MARGIN = 0.8
+"""The same where a request is that goes ahead of others."""
+
 SPILL_SLACK = 0.75
 """A looser tier enters a stricter tier's zone only while its step has so much of the objective."""
 
 
-UNLIMITED = [math.inf] * 8
+UNLIMITED = [math.inf] * 16
 
 
 class EffortPolicy:
@@ -50,9 +53,9 @@ class EffortPolicy:
         self._slos = [slos[tier] for tier in TIERS]
         # By the bits of the tiers present: the strictest of their objectives.
         self._limits = [
-            MARGIN
+            (AHEAD_MARGIN if mask & AHEAD_BIT else MARGIN)
             * min((self._slos[i].tpot_s for i in range(3) if mask >> i & 1), default=math.inf)
-            for mask in range(8)
+            for mask in range(16)
         ]
         self._slack = [SPILL_SLACK * slo.tpot_s for slo in self._slos]
         self._prefixes = PrefixIndex()
@@ -108,7 +111,7 @@ class EffortPolicy:
         seen: list[Considered] = []
         best, best_s = None, math.inf
         tier = TIER_INDEX[request.tier]
-        limits, bit, left_s = self._limits, 1 << tier, self._left_s(request, now)
+        limits, bit, left_s = self._limits, bit_of(request), self._left_s(request, now)
         prompt, predicted, pooled = request.prompt_tokens, request.predicted, request.tier
         for replica in replicas:
             step_s, running = replica.next_step_s, replica.in_flight
@@ -157,7 +160,7 @@ class EffortPolicy:
         seen: list[Considered] = []
         best, best_s = None, math.inf
         limits = self._limits if request.lost_s is None else UNLIMITED
-        bit = 1 << TIER_INDEX[request.tier]
+        bit = bit_of(request)
         for replica in replicas:
             step_s, running = replica.next_step_s, replica.in_flight
             limit_s = limits[replica.tiers_here | bit]
@@ -183,6 +186,11 @@ class EffortPolicy:
     def _left_s(self, request: Request, now: float) -> float:
         """Seconds in which the first token would be in time."""
         return self._slos[TIER_INDEX[request.tier]].ttft_s - (now - request.arrived_s)
+
+
+def bit_of(request: Request) -> int:
+    """What a replica's ``tiers_here`` has when it is there."""
+    return 1 << TIER_INDEX[request.tier] | (AHEAD_BIT if request.ahead else 0)
 
 
 def first(request: Request, one: Replica, other: Replica) -> bool:

@@ -28,12 +28,15 @@ def everything(store: Store) -> str:
 
 def test_a_tenant_is_made_changed_and_deleted(book: Book) -> None:
     made = book.create_tenant(NewTenant(name="acme", weight=2.0, tiers=["low"]), ANNE)
+    assert not made.priority
     assert (made.name, made.weight, made.tiers, made.models) == ("acme", 2.0, ["low"], None)
     with pytest.raises(Conflict, match="already there"):
         book.create_tenant(NewTenant(name="acme"), ANNE)
     changed = book.set_tenant("acme", TenantChange(models=["m"], default_tier="low"), ANNE)
     assert (changed.weight, changed.models, changed.default_tier) == (2.0, ["m"], "low")
     assert book.set_tenant("acme", TenantChange(models=None), ANNE).models is None
+    assert book.set_tenant("acme", TenantChange(priority=True), ANNE).priority
+    assert book.tenant("acme").priority
     book.delete_tenant("acme", ANNE)
     with pytest.raises(NotThere, match="no tenant acme"):
         book.tenant("acme")

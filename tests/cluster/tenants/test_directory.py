@@ -104,6 +104,7 @@ def test_a_key_is_known_with_all_that_holds_for_it(store: Store, book: Book) -> 
             {
                 "name": "acme",
                 "weight": 3,
+                "priority": True,
                 "tiers": ["low", "medium"],
                 "models": ["m", "n"],
                 "default_tier": "medium",
@@ -138,6 +139,7 @@ def test_a_key_is_known_with_all_that_holds_for_it(store: Store, book: Book) -> 
         frozenset({"m"}),
     )
     assert (caller.default_tier, caller.weight, caller.cache_group) == ("low", 3.0, "tenant:acme")
+    assert caller.priority
     assert caller.limits == (
         Limited("tenant:acme", None, Limits(requests_per_minute=5)),
         Limited("tenant:acme", "medium", Limits(tokens_per_day=7)),

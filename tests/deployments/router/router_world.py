@@ -83,9 +83,22 @@ def request(
     request_id: str = "",
     tenant: str = "",
     blocks: tuple[int, ...] = (),
+    ahead: bool = False,
+    behind: bool = False,
+    spare: bool = False,
 ) -> Request:
-    request_id = request_id or f"r{next(_ids)}"
-    return Request(request_id, model, tier, prompt_tokens, max_tokens, tenant, blocks=blocks)
+    return Request(
+        request_id or f"r{next(_ids)}",
+        model,
+        tier,
+        prompt_tokens,
+        max_tokens,
+        tenant,
+        blocks=blocks,
+        ahead=ahead,
+        behind=behind,
+        spare=spare,
+    )
 
 
 def load_of(

@@ -11,7 +11,7 @@ from cluster.config import POLICIES, TIERS, PolicyName, Tier
 from cluster.steptime import StepModel
 from deployments.router import Decision, Flight, Request, Router
 from deployments.router.policies import Verdict
-from deployments.router.policies.effort import MARGIN, SPILL_SLACK, EffortPolicy
+from deployments.router.policies.effort import AHEAD_MARGIN, MARGIN, SPILL_SLACK, EffortPolicy
 from deployments.router.policies.simple import PrefixAffinity
 from deployments.router.prefixes import BLOCK_TOKENS
 from tests.deployments.router.router_world import (
@@ -45,10 +45,10 @@ def verdicts(decision: Decision) -> dict[str, Verdict]:
     return {each.replica_id: verdict for each, _, verdict in decision.choice.considered}
 
 
-def seats_within(tpot_s: float) -> int:
+def seats_within(tpot_s: float, margin: float = MARGIN) -> int:
     """How many requests a step of the world's step model can hold within this objective."""
     seats = 0
-    while STEPS.step_s(seats + 1, 0.0) <= MARGIN * tpot_s:
+    while STEPS.step_s(seats + 1, 0.0) <= margin * tpot_s:
         seats += 1
     return seats
 
@@ -296,6 +296,20 @@ def test_a_request_waits_where_a_residents_objective_would_be_missed() -> None:
     assert placed_on(router, request("high", prompt_tokens=1)) is None
     occupy(router, "a", ["high"] * seats)  # the low one has ended
     assert len(router.placements(1.0)) == 1
+
+
+def test_who_goes_ahead_gets_shorter_steps_than_the_objective_asks_for() -> None:
+    seats = seats_within(SLOS["low"].tpot_s, AHEAD_MARGIN)
+    assert seats < seats_within(SLOS["low"].tpot_s)
+    for taken, home in ((seats - 1, "a"), (seats, None)):
+        router = router_of("a", max_num_seqs=1000, kv_tokens=10**8)
+        occupy(router, "a", ["low"] * taken)
+        assert placed_on(router, request("low", prompt_tokens=1, ahead=True)) == home
+    router = router_of("a", max_num_seqs=1000, kv_tokens=10**8)
+    assert placed_on(router, request("low", prompt_tokens=1, ahead=True)) == "a"
+    occupy(router, "a", ["low"] * (seats - 1))
+    # Those who come after it leave it in peace, also where it is the only one that goes ahead.
+    assert placed_on(router, request("low", prompt_tokens=1)) is None
 
 
 def test_a_request_goes_to_the_replica_that_keeps_everybodys_objectives() -> None:

@@ -424,3 +424,70 @@ def test_what_waits_late_is_not_before_a_new_request() -> None:
     queue.demote(2.0)
     assert queue.work_before(request("low", "x")) == 0.0
     assert queue.tokens_before(1e9) == 0.0
+
+
+# ---------------------------------------------------------------- who goes ahead
+
+
+def ahead(tier: Tier, request_id: str, tenant: str = "") -> Request:
+    return replace(request(tier, request_id, tenant), ahead=True)
+
+
+def test_who_goes_ahead_goes_before_all_tiers_and_tenants_that_do_not() -> None:
+    queue = queues()
+    queue.push(request("low", "l"), 1.0, 0.0)
+    queue.push(request("high", "h"), 1.0, 0.0)
+    queue.push(ahead("high", "first"), 1.0, 100.0)
+    queue.push(ahead("medium", "second"), 1.0, 190.0)
+    assert queue.due()[:2] == ["high", "medium"]
+    assert head_ids(queue, "high") == ["first"]
+    queue.dispatch("first", 1.0)
+    queue.dispatch("second", 1.0)
+    assert queue.due() == ["low", "high"]
+    assert head_ids(queue, "high") == ["h"]
+
+
+def test_tenants_that_go_ahead_share_what_they_get() -> None:
+    queue = queues(100)
+    for n in range(10):
+        queue.push(ahead("low", f"a{n}", "a"), 50.0, 0.0)
+    queue.push(ahead("low", "b0", "b"), 50.0, 1.0)
+    queue.dispatch("a0", 50.0)
+    assert head_ids(queue, "low") == ["b0"]
+
+
+def test_who_goes_ahead_but_is_late_waits_for_those_who_can_be_in_time() -> None:
+    queue = patient_queues(1.0)
+    queue.push(ahead("low", "first"), 1.0, 0.0)
+    queue.push(request("low", "other"), 1.0, 1.5)
+    queue.push(request("high", "old"), 1.0, 0.0)
+    queue.demote(2.0)
+    assert head_ids(queue, "low") == ["other"]
+    queue.dispatch("other", 1.0)
+    assert head_ids(queue, "low") == ["first"]
+    assert set(queue.due()) == {"low", "high"}
+
+
+def test_a_full_queue_makes_room_for_who_goes_ahead_but_not_the_other_way_round() -> None:
+    queue = queues()
+    for n in range(QUEUED["low"]):
+        queue.push(request("low", f"r{n}", "a"), 1.0, 0.0)
+    last = queue.crowded_out(ahead("low", "x", "a"))
+    assert last is not None
+    assert last.request.request_id == f"r{QUEUED['low'] - 1}"
+    queue = queues()
+    for n in range(QUEUED["low"]):
+        queue.push(ahead("low", f"r{n}", "a"), 1.0, 0.0)
+    assert queue.crowded_out(request("low", "x", "b")) is None
+    assert queue.crowded_out(ahead("low", "x", "b")) is not None
+
+
+def test_what_goes_ahead_is_before_every_other_request() -> None:
+    queue = queues()
+    queue.push(request("low", "r"), 100.0, 0.0)
+    before = queue.work_before(request("low", "x", "b"))
+    queue.push(ahead("low", "first"), 100.0, 0.0)
+    assert queue.work_before(request("low", "x", "b")) == before + work(100, 100.0)
+    assert queue.work_before(ahead("low", "y", "b")) <= work(100, 100.0)
+    assert [each.request.request_id for each in queue.expired(1e3)] == ["first", "r"]
+    assert (len(queue), queue.length("low")) == (0, 0)

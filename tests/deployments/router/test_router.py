@@ -78,13 +78,22 @@ def test_only_requests_that_may_be_cached_are_compared_once_one_has_a_place() ->
 
 def test_the_engine_priority_is_the_tiers() -> None:
     router = make_router()
-    assert [router.priority(tier, MODEL) for tier in TIERS] == [0, 20, 40]
+    assert [router.priority(request(tier)) for tier in TIERS] == [0, 20, 40]
 
 
 def test_what_stands_behind_is_run_before_the_next_tier_only() -> None:
     router = make_router()
-    behind = [router.priority(tier, MODEL, behind=True) for tier in TIERS]
+    behind = [router.priority(request(tier, behind=True)) for tier in TIERS]
     assert behind == [1, 21, 41]
+
+
+def test_what_goes_ahead_is_run_before_every_tier_and_what_is_spare_after_them() -> None:
+    router = make_router()
+    ahead = [router.priority(request(tier, ahead=True)) for tier in TIERS]
+    assert sorted(ahead) == ahead
+    assert ahead[-1] < router.priority(request("low"))
+    spare = router.priority(request("low", behind=True, spare=True))
+    assert spare > router.priority(request("high", behind=True))
 
 
 @pytest.mark.parametrize("tier", TIERS)

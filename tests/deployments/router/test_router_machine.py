@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cluster.config import TIERS, PolicyName, Tier
 from deployments.router import Flight, Lost, Placed, RemoteLoad, Replica, Request, Why
-from deployments.router.fleet import MOST_PREFILL
+from deployments.router.fleet import AHEAD_BIT, MOST_PREFILL
 from deployments.router.policies import Verdict
 from deployments.router.policies.effort import EffortPolicy
 from deployments.router.recovery import ACQUITTED_TOKENS, RecoveryLimits
@@ -220,6 +220,7 @@ class RouterMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(["", "one", "two"]),
         prompt=prompts,
         max_tokens=st.sampled_from([1, 100, 3_000, 100_000]),
+        ahead=st.booleans(),
         then_place=st.booleans(),
     )
     def admit(
@@ -229,6 +230,7 @@ class RouterMachine(RuleBasedStateMachine):
         tenant: str,
         prompt: tuple[int, tuple[int, ...]],
         max_tokens: int,
+        ahead: bool,
         then_place: bool,
     ) -> None:
         for tier in tiers:
@@ -242,6 +244,7 @@ class RouterMachine(RuleBasedStateMachine):
                     max_tokens,
                     tenant,
                     blocks=prompt[1],
+                    ahead=ahead,
                 )
             )
         if then_place:
@@ -260,7 +263,7 @@ class RouterMachine(RuleBasedStateMachine):
         if len(here) >= QUEUED[tier]:
             (last,) = [r for r in here if r.request_id not in queue]
             late = self.now - self.since_s[last.request_id] >= queue.limits[tier].on_time_s
-            assert late or last.tenant != request.tenant
+            assert late or last.tenant != request.tenant or request.ahead > last.ahead
             self.displaced[last.request_id] = self.queued.pop(last.request_id)
         self.queued[request.request_id] = request
         self.since_s[request.request_id] = self.now
@@ -464,7 +467,9 @@ class RouterMachine(RuleBasedStateMachine):
             counted = sum(replica.own) + sum(replica.others)
             assert replica.in_flight == pytest.approx(counted)
             here = [own + others for own, others in zip(replica.own, replica.others, strict=True)]
-            assert replica.tiers_here == sum(1 << i for i in range(3) if here[i] >= 0.5)
+            ahead = any(flight.request.ahead for flight in replica.flights.values())
+            bits = sum(1 << i for i in range(3) if here[i] >= 0.5) + AHEAD_BIT * ahead
+            assert replica.tiers_here == bits
             assert 0.0 <= replica.prefill_share <= MOST_PREFILL
             assert replica.next_step_s > 0.0
 
@@ -480,7 +485,7 @@ class RouterMachine(RuleBasedStateMachine):
             self.router.on_finished(request_id, self.now, complete=False)
         for replica in self.router.fleet:
             assert not replica.flights
-            assert replica.own == [0, 0, 0]
+            assert (replica.own, replica.ahead) == ([0, 0, 0], 0)
             assert replica.reserved_kv == pytest.approx(0.0, abs=1e-6)
             assert replica.awaiting_prefill == 0
         for queue in self.router.queues.values():

@@ -132,7 +132,6 @@ class World:
         self.door = self.make_door(
             ready=lambda: self.is_ready,
             on_done=lambda context, status: self.done.append((context, status)),
-            tier_to_serve=lambda model, tier: self.served_instead.get(tier, tier),
         )
         transport = httpx.ASGITransport(self.door, raise_app_exceptions=True)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
@@ -147,6 +146,7 @@ class World:
             "metrics": self._metrics,
             "clock": asyncio.get_running_loop().time,
             "on_done": lambda context, status: None,
+            "tier_to_serve": lambda model, tier: self.served_instead.get(tier, tier),
         }
         return Door({MODEL: self.app}, served_names({MODEL: ("tiny",)}), **{**plain, **changes})
 

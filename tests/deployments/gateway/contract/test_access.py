@@ -62,6 +62,44 @@ async def test_a_key_gets_an_answer_and_its_caller_is_known(guarded: Guarded, pa
     assert (done is context, status) == (True, 200)
 
 
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [
+        (None, "priority"),
+        ("auto", "priority"),
+        ("priority", "priority"),
+        ("default", "default"),
+        ("fast", "default"),
+        ("flex", "flex"),
+    ],
+)
+async def test_who_may_go_ahead_does_unless_it_asks_for_another_service_tier(
+    guarded: Guarded, asked: str | None, used: str
+) -> None:
+    guarded.callers.tenant("first", priority=True)
+    key = guarded.callers.key("first").key.text
+    for path in ("/v1/chat/completions", "/v1/responses"):
+        more = {} if asked is None else {"service_tier": asked}
+        answer = await guarded.post(path, {**ROUTES[path], **more}, key)
+        assert answer.status_code == 200, answer.text
+        if asked is not None or path == "/v1/responses":
+            assert answer.json()["service_tier"] == used
+        context = guarded.world.core.contexts[-1]
+        assert (context.ahead, context.spare) == (used == "priority", used == "flex")
+    await guarded.post("/v1/messages", ROUTES["/v1/messages"], key)
+    assert guarded.world.core.contexts[-1].ahead
+
+
+async def test_who_goes_ahead_is_not_served_at_a_lower_effort(guarded: Guarded) -> None:
+    guarded.world.served_instead = {"high": "medium"}
+    body = {**CHAT, "reasoning_effort": "high"}
+    for name, tier in (("first", "high"), ("other", "medium")):
+        guarded.callers.tenant(name, priority=name == "first")
+        key = guarded.callers.key(name).key.text
+        answer = await guarded.post("/v1/chat/completions", body, key)
+        assert answer.headers["x-trireme-tier"] == tier
+
+
 async def test_credentials_go_no_further_than_the_door(guarded: Guarded) -> None:
     seen: list[Any] = []
 

@@ -195,13 +195,16 @@ async def test_a_response_names_the_effort_of_an_alias_and_the_default(world: Wo
 
 @pytest.mark.parametrize("asked", ["auto", "default", "flex", "scale", "priority", "fast"])
 async def test_the_service_tier_that_is_used_is_told(world: World, asked: str) -> None:
+    used = "flex" if asked == "flex" else "default"
     chat = {**CHAT, "service_tier": asked}
-    assert (await world.post(CHAT_PATH, chat)).json()["service_tier"] == "default"
+    assert (await world.post(CHAT_PATH, chat)).json()["service_tier"] == used
     chunks = events((await world.post(CHAT_PATH, {**chat, "stream": True})).text)
-    assert {each["service_tier"] for each in chunks} == {"default"}
+    assert {each["service_tier"] for each in chunks} == {used}
     response = {**RESPONSES, "service_tier": asked}
-    assert (await world.post(RESPONSES_PATH, response)).json()["service_tier"] == "default"
-    assert world.core.contexts[-1].service_tier == "default"
+    assert (await world.post(RESPONSES_PATH, response)).json()["service_tier"] == used
+    context = world.core.contexts[-1]
+    flex = used == "flex"
+    assert (context.ahead, context.behind, context.spare) == (False, flex, flex)
 
 
 @pytest.mark.parametrize("asked", ["gold", "x" * 500, 5, ["flex"]])
