@@ -211,7 +211,14 @@ class FairQueue:
     @property
     def in_time(self) -> Waiting | None:
         """The oldest of those that are not late: a retried one, or an arrival."""
-        return next(iter(self.front.values()), None) or next(iter(self.arrivals.values()), None)
+        if self.front:
+            return next(iter(self.front.values()))
+        return next(iter(self.arrivals.values())) if self.arrivals else None
+
+    @property
+    def first_late(self) -> Waiting | None:
+        """The first of those that are late."""
+        return next(iter(self.late.values())) if self.late else None
 
     def oldest_wait_s(self, now: float) -> float:
         oldest = (

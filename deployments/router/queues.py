@@ -183,13 +183,14 @@ class TierQueues:
         """The tiers in which something waits, by when their oldest request is due: those with a
         request that goes ahead before all others, those with nothing but late ones after them."""
         firsts: list[tuple[int, float, int, Tier]] = []
-        for tier in self.limits:
-            queue = self._next_queue(tier)
-            first, late = queue.in_time, False
+        for tier, others in self._queues.items():
+            ahead = self._ahead[tier]
+            rank, first = 0, ahead.in_time
             if first is None:
-                first, late = next(iter(queue.late.values()), None), True
+                rank, first = 1, others.in_time
+            if first is None:
+                rank, first = 2, ahead.first_late or others.first_late
             if first is not None:
-                rank = 2 if late else 0 if queue is self._ahead[tier] else 1
                 firsts.append((rank, first.due_s, len(firsts), tier))
         return [tier for _, _, _, tier in sorted(firsts)]
 
