@@ -798,6 +798,15 @@ class GatewayConfig(_Settings):
         default=120.0,
         description="A client that reads nothing for so many seconds of its stream is cut off.",
     )
+    resume_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="For so many seconds after a stream was cut, its client may resume it with "
+        "`Last-Event-ID`, on any gateway, if it asked for that (`x-trireme-resumable: 1`). Engines "
+        "keep the tokens, never a prompt. 0: off.",
+    )
     stream_interval: int = Field(
         default=1,
         ge=1,

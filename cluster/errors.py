@@ -123,6 +123,49 @@ class UnknownObject(InvalidRequest):
         super().__init__(f"No such {kind}: '{clipped(object_id)}'.", param="id")
 
 
+class StreamGone(InvalidRequest):
+    """Nobody has what the stream of a `Last-Event-ID` wrote: it was kept for too long, its replica
+    is gone, or the request is not the same.
+
+    404, as SDKs retry 409 by themselves, and another attempt finds no more than this one.
+    """
+
+    status = 404
+    code = "stream_not_found"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is nothing to resume: the stream was not kept, or this request is not the one "
+            "that it answered. Send the request without `Last-Event-ID` to start again."
+        )
+
+
+class StreamDiffers(InvalidRequest):
+    """A resumed stream would not go on where the one before was cut."""
+
+    status = 409
+    code = "stream_differs"
+    may_retry = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "What was written again is not what the client has read. Send the request without "
+            "`Last-Event-ID` to start again."
+        )
+
+
+class NotResumable(InvalidRequest):
+    """`Last-Event-ID` on a request whose stream has no event ids."""
+
+    code = "not_resumable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Only streamed chat completions with one choice and without log-probabilities or "
+            "token ids can be resumed with `Last-Event-ID`."
+        )
+
+
 class UnknownRoute(InvalidRequest):
     """No such path."""
 

@@ -315,6 +315,15 @@ GATEWAY_METRICS: tuple[Metric, ...] = (
         values={"kind": ("exact", "equivalent")},
     ),
     Metric(
+        "trireme_stream_resumptions",
+        "counter",
+        "requests",
+        ("model", "tier", "outcome"),
+        "Clients that came back with `Last-Event-ID`: continued (generated further), complete (all "
+        "was written), gone (nobody had kept it).",
+        values={"outcome": ("continued", "complete", "gone")},
+    ),
+    Metric(
         "trireme_failover_stall_seconds",
         "histogram",
         "seconds",

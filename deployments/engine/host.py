@@ -11,6 +11,8 @@ from deployments.engine.channel.frames import (
     PROTOCOL_VERSION,
     Load,
     Output,
+    Recall,
+    Recalled,
     Submit,
     Welcome,
 )
@@ -28,6 +30,7 @@ from deployments.engine.engine import (
     EngineStep,
     RequestRefused,
 )
+from deployments.engine.journals import Journal, Journals
 from deployments.engine.traces import EngineTraces
 from deployments.router.recovery import ACQUITTED_TOKENS
 
@@ -72,6 +75,7 @@ class EngineHost:
         self.died: Exception | None = None
         self.tokens_out = 0
         self.load = Load()
+        self.journals = Journals()
         self._owners: dict[str, tuple[GatewayConnection, int]] = {}
         # Bounded by max_streams on every connection: a stream is one submission and one abort.
         self._commands: asyncio.Queue[_Command] = asyncio.Queue()
@@ -84,7 +88,10 @@ class EngineHost:
         self._trial_tokens = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.server = ChannelServer(
-            settings, StreamHandlers(self._on_submit, self._on_abort, self._welcome)
+            settings,
+            StreamHandlers(
+                self._on_submit, self._on_abort, self._welcome, self._on_recall, self._on_left
+            ),
         )
 
     @property
@@ -117,6 +124,7 @@ class EngineHost:
             self.info.kv_tokens,
             self.load,
             self.info.exact_sampling,
+            journals=True,
         )
 
     # ------------------------------------------------------------------ gateway -> engine
@@ -135,6 +143,10 @@ class EngineHost:
             # An idle engine makes no steps: its silence starts counting now.
             self._last_step_s = asyncio.get_running_loop().time()
         self._owners[request_id] = (connection, submit.stream)
+        if submit.journal:
+            connection.journals[submit.stream] = self.journals.begin(
+                submit.journal, submit.journal_s, submit.emitted, lambda: connection.is_open
+            )
         if submit.traceparent and self._traces is not None:
             self._traces.submitted(request_id, submit)
         self._commands.put_nowait(_Command([request_id], connection, submit))
@@ -154,6 +166,26 @@ class EngineHost:
             self._refresh_load()
             if not self._owners:
                 self.server.broadcast_load(self.load, set(), force=True)
+
+    def _on_recall(self, recall: Recall) -> Recalled:
+        journal = self.journals.find(recall.journal, asyncio.get_running_loop().time())
+        if journal is None:
+            return Recalled(recall.ask, found=False)
+        return Recalled(
+            recall.ask,
+            True,
+            journal.tokens.tolist(),
+            journal.finish,
+            journal.stop_reason,
+            journal.cached_tokens,
+            journal.lives(),
+        )
+
+    def _on_left(self, journal: Journal) -> None:
+        """A resumable request has ended: its tokens are kept for some time more."""
+        loop = asyncio.get_running_loop()
+        self.journals.end(journal, loop.time())
+        loop.call_later(journal.keep_s, lambda: self.journals.expire(loop.time()))
 
     async def _feed(self) -> None:
         """Hand commands to the engine in the order in which they came."""
@@ -211,6 +243,8 @@ class EngineHost:
                     self._traces.first_token(output.request_id, packed.cached_tokens)
             if packed.finish is not None:
                 del owners[output.request_id]
+                if connection.journals:
+                    connection.note([packed])
                 if self._traces is not None:
                     self._traces.ended(output.request_id, packed.finish)
                 connection.forget(stream)
@@ -220,6 +254,8 @@ class EngineHost:
         self._note_step(step, now, prompts=prompts)
         self._refresh_load()
         for connection, outputs in outboxes.items():
+            if connection.journals:
+                connection.note(outputs)  # before they are sent, which may merge them
             connection.send_step(self.load, outputs, now)
         # An idle engine stays silent: its last word has to reach everybody.
         self.server.broadcast_load(self.load, set(outboxes), force=not self._owners)

@@ -8,6 +8,7 @@ from typing import Any
 from cluster.config import Tier
 from cluster.errors import TriremeError
 from cluster.tenants.caller import Caller
+from deployments.gateway.resume import Resume
 from deployments.router.decisions import Decision
 
 
@@ -54,6 +55,8 @@ class RequestContext:
     ``guarded``: engines look for loops in its replies because the operator wants it, not because
     it asks for that.
 
+    ``resume`` is set if its stream can be taken up again, None otherwise.
+
     ``received_s`` is on the event loop's monotonic clock. ``settled`` turns true when the first
     token has come or the request has failed: until then the door holds the response head back, so
     that an error still gets its status and the head can name the replica.
@@ -82,6 +85,7 @@ class RequestContext:
     behind: bool = False
     spare: bool = False
     guarded: bool = False
+    resume: Resume | None = None
     replica_id: str | None = None
     decision: Decision | None = None
     settled: bool = False

@@ -183,6 +183,7 @@ class Gateway:
             access=None if self.access is None else self.access.identity,
             stored=self.stored,
             batches=None if self.batches is None else self.batches.desk,
+            resume_s=config.gateway.resume_s,
             **self._metering_hooks(),
         )
         if self.content_log is not None:

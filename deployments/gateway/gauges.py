@@ -103,6 +103,7 @@ class FleetMetrics:
         self._requests = self.metrics.counter("trireme_requests")
         self._retries = self.metrics.counter("trireme_retried_generations")
         self._failovers = self.metrics.counter("trireme_failovers")
+        self._resumptions = self.metrics.counter("trireme_stream_resumptions")
         self._stalls = self.metrics.histogram("trireme_failover_stall_seconds")
         self._ejections = self.metrics.counter("trireme_ejections")
         self._recovering = self.metrics.gauge("trireme_recovering_requests")
@@ -200,6 +201,10 @@ class FleetMetrics:
         if self.traces is not None:
             self.traces.resumed(stream, exact=exact)
 
+    def taken_up(self, stream: Stream, outcome: str) -> None:
+        """Its client has come back for the rest of it."""
+        self._resumptions.labels(stream.request.model, stream.request.tier, outcome).inc()
+
     def ejected(self, replica: Replica, cause: str) -> None:
         """A replica is put aside."""
         self._ejections.labels(replica.traits.model, replica.traits.pool, cause).inc()
@@ -254,19 +259,18 @@ class FleetMetrics:
             if waited_s > tier.ttft_s and not stream.context.spare:
                 tier.objectives["ttft"].note(False)
             return
-        before = stream.tokens_before_answer
-        analysis = stream.tokens if before is None else before
+        analysis, final = stream.counted
         tier.analysis.inc(analysis)
-        tier.final.inc(stream.tokens - analysis)
+        tier.final.inc(final)
         figures = _figures(stream.context)
-        figures.output_tokens += stream.tokens
+        figures.output_tokens += analysis + final
         figures.analysis_tokens += analysis
         if stream.answer_s is not None:
             took_s = stream.answer_s - stream.context.received_s
             tier.first_answer.observe(took_s, self._exemplar(stream.context))
             if figures.answer_s is None:
                 figures.answer_s = took_s
-        if stream.tokens > 1:
+        if stream.tokens > 1 and not stream.recalled:
             took_s = stream.last_token_s - stream.first_token_s
             interval_s = took_s / (stream.tokens - 1)
             tier.token_interval.observe(interval_s)

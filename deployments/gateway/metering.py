@@ -213,6 +213,15 @@ class Metering:
         generation.gpu_s += prompt_s * self._gpus.get(replica.traits.pool, 1)
         generation.share_from = self._gpu_time.share_s(replica)
 
+    def resumed(self, stream: Stream, cached_tokens: int | None, *, paid: bool) -> None:
+        """It was begun elsewhere. ``paid``: what it had until then, prompt and all, is counted
+        there."""
+        generation = generation_of(stream)
+        if generation is not None and paid:
+            generation.prompt_tokens = 0
+        elif generation is not None:
+            generation.cached_tokens = cached_tokens or 0
+
     def left(self, stream: Stream) -> None:
         """It leaves its replica, for another one or for good."""
         generation, flight = generation_of(stream), stream.flight
@@ -241,14 +250,13 @@ class Metering:
         if generation is None:
             return
         prompt_tokens = generation.prompt_tokens if stream.placements else 0
-        before = stream.tokens_before_answer
-        analysis = stream.tokens if before is None else before
+        analysis, final = stream.counted
         meter.prompt_tokens += prompt_tokens
         meter.cached[generation.prompt] = generation.cached_tokens
         meter.analysis_tokens += analysis
-        meter.final_tokens += stream.tokens - analysis
+        meter.final_tokens += final
         meter.gpu_s += generation.gpu_s
-        self._settle(context, generation, prompt_tokens, stream.tokens)
+        self._settle(context, generation, prompt_tokens, analysis + final)
         self._finish(context, meter)
 
     def dropped(self, context: RequestContext, request_id: str) -> None:

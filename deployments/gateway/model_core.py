@@ -16,14 +16,13 @@ from deployments.compat import vllm as compat
 from deployments.engine.channel.frames import Output, Sampling
 from deployments.gateway.context import current_request
 from deployments.gateway.fleet_client import FleetClient
+from deployments.gateway.resume import SEED_BITS
 from deployments.gateway.streams import Stream
 
 FINISH_REASONS = tuple(compat.FinishReason)
 
 GREEDY_BELOW = 1e-5
 """A lower temperature makes vLLM take the likeliest token; it then needs no seed."""
-
-SEED_BITS = 63
 
 
 class ModelCore:
@@ -56,7 +55,8 @@ class ModelCore:
             # So that another replica can go on with the very tokens that this one would have drawn.
             # A copy: vLLM shares the parameters of the requests that ``n`` makes of one.
             params = request.sampling_params = copy.copy(params)
-            params.seed = secrets.randbits(SEED_BITS)
+            resume = context.resume
+            params.seed = secrets.randbits(SEED_BITS) if resume is None else resume.seed
         if params.repetition_detection is None:
             guard = self._fleet.guard.repetition.get(context.tier)
             if guard is not None:

@@ -91,6 +91,10 @@ class Stream:
     stream. ``emitted`` are all output tokens that the front-end was given. ``variant`` tells it
     from others with the same prompt. ``span`` is the present attempt's, and ``traceparent`` tells
     the replica of it; neither is set if the request is not traced.
+
+    ``journal`` is set if it can be resumed elsewhere: replicas keep what it writes under that name.
+    ``recalled`` counts the tokens that another gateway's client had been sent before it came here,
+    and ``paid`` those of them that the other one counts.
     """
 
     request: Request
@@ -111,12 +115,23 @@ class Stream:
     traceparent: str = ""
     span: Any = None
     tokens_before_answer: int | None = None
+    journal: str = ""
+    recalled: int = 0
+    paid: int = 0
     watch: AnswerWatch | None = field(default_factory=AnswerWatch)
 
     @property
     def tokens(self) -> int:
         """Output tokens so far."""
         return len(self.emitted)
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Its (analysis, final) tokens that are to be counted here; analysis comes first."""
+        before = self.tokens_before_answer
+        analysis = self.tokens if before is None else before
+        here = max(0, analysis - self.paid)
+        return here, self.tokens - self.paid - here
 
     def submission(self, number: int, priority: int, *, on_trial: bool) -> Submit:
         """What a replica is told: to begin, or to go on after what was emitted."""
@@ -133,6 +148,8 @@ class Stream:
             on_trial,
             self.traceparent,
             self.context.cache_salt,
+            self.journal,
+            0.0 if self.context.resume is None else self.context.resume.keep_s,
         )
 
     def note(self, tokens: list[int], now: float) -> bool:

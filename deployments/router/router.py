@@ -191,6 +191,18 @@ class Router:
         queue.push(request, request.predicted, now)
         return None
 
+    def adopt(self, request: Request, written: int, now: float) -> None:
+        """Go on with a request that another gateway lost after ``written`` tokens, as if a replica
+        of ours had been lost: it was admitted once, and its client waits."""
+        request.arrived_s = now
+        request.written = written
+        request.prompt_tokens += written
+        request.predicted = self._left(request, 0)
+        self.policy.note(request, now)
+        if self.shadow is not None:
+            self.shadow.policy.note(request, now)
+        self._hold(request, now)
+
     def tier_to_serve(self, model: str, tier: Tier, now: float) -> Tier:
         """The tier itself, or the lower one that takes its place while it is overloaded."""
         brown_out = self._brown_outs[tier]

@@ -127,7 +127,9 @@ def test_lists_are_tables_for_people(told: Told) -> None:
     ]
     assert "the web shop" in row
     assert key.rpartition("-")[2] not in row
-    assert re.search(r"acme +1 +no +low,medium,high +all +- +- +enabled +1", told.by("tenants", "list"))
+    assert re.search(
+        r"acme +1 +no +low,medium,high +all +- +- +enabled +1", told.by("tenants", "list")
+    )
     assert "key.create" in told.by("keys", "audit")
 
 

@@ -1,6 +1,7 @@
 """The gateway's end of the channel: one link to each replica, kept up for as long as it exists."""
 
 import asyncio
+import itertools
 import logging
 import ssl
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from deployments.engine.channel.frames import (
     Hello,
     Ping,
     ProtocolError,
+    Recall,
+    Recalled,
     Refused,
     Step,
     Submit,
@@ -89,6 +92,7 @@ class EngineLink:
         """Told at once that a connection has ended; ``on_down`` follows with the reason."""
         self._connection: _EngineConnection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._asks = itertools.count(1)
 
     def open(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -114,6 +118,20 @@ class EngineLink:
     def abort(self, streams: list[int]) -> None:
         if self._connection is not None:
             self._connection.send(encode(Abort(streams)))
+
+    async def recall(self, journal: str) -> Recalled | None:
+        """What the replica knows of a resumable request; None when it cannot say."""
+        connection = self._connection
+        if connection is None or not connection.journals or connection.ended.done():
+            return None
+        ask = next(self._asks)
+        answer = connection.asked[ask] = asyncio.get_running_loop().create_future()
+        try:
+            connection.send(encode(Recall(ask, journal)))
+            await asyncio.wait({answer, connection.ended}, return_when=asyncio.FIRST_COMPLETED)
+            return answer.result() if answer.done() else None
+        finally:
+            del connection.asked[ask]
 
     async def _run(self) -> None:
         pause_s = FIRST_RETRY_S
@@ -189,6 +207,8 @@ class _EngineConnection(FramedProtocol):
         super().__init__(link.settings.max_frame_bytes)
         self.link = link
         self.welcomed = False
+        self.journals = False
+        self.asked: dict[int, asyncio.Future[Recalled]] = {}
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -204,6 +224,10 @@ class _EngineConnection(FramedProtocol):
             self.link.handlers.on_refused(self.link, message)
         elif isinstance(message, Welcome):
             self._on_welcome(message)
+        elif isinstance(message, Recalled):
+            answer = self.asked.get(message.ask)
+            if answer is not None and not answer.done():
+                answer.set_result(message)
         elif isinstance(message, Died):
             if message.orderly:
                 self.fail(ReplicaStopped(message.message))
@@ -218,6 +242,7 @@ class _EngineConnection(FramedProtocol):
         if welcome.replica_id != self.link.endpoint.replica_id:
             raise ProtocolError(f"replica is {welcome.replica_id}")  # the port was reused
         self.welcomed = True
+        self.journals = welcome.journals
         self.link.handlers.on_up(self.link, welcome)
 
     def on_closed(self, error: Exception | None) -> None:

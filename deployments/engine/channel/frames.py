@@ -60,6 +60,9 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
 
     ``cache_salt``: its blocks in the prefix cache are for requests of the same salt only. It stands
     in ``request`` as well, for vLLM.
+
+    ``journal`` names the tokens that it writes, for ``Recall``: they are kept until ``journal_s``
+    seconds after its end. Empty: nothing is kept.
     """
 
     stream: int
@@ -72,6 +75,8 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     on_trial: bool = False
     traceparent: str = ""
     cache_salt: str = ""
+    journal: str = ""
+    journal_s: float = 0.0
 
 
 class Abort(msgspec.Struct, array_like=True, tag="abort", frozen=True):
@@ -82,6 +87,14 @@ class Abort(msgspec.Struct, array_like=True, tag="abort", frozen=True):
 
 class Ping(msgspec.Struct, array_like=True, tag="ping", frozen=True):
     """Heartbeat; answered by a ``Step`` without outputs."""
+
+
+class Recall(msgspec.Struct, array_like=True, tag="recall", frozen=True):
+    """What did the request of this ``journal`` write? Answered by ``Recalled`` with the same
+    ``ask``. Only for replicas whose ``Welcome`` says that they keep journals."""
+
+    ask: int
+    journal: str
 
 
 # --------------------------------------------------------------------------- engine -> gateway
@@ -110,6 +123,7 @@ class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
     """Answer to ``Hello``: who this replica is. ``epoch`` changes with every engine start.
 
     ``exact_sampling``: it continues answers with the very tokens of an uncut one (``EngineInfo``).
+    ``journals``: it understands ``Recall``.
     """
 
     protocol: int
@@ -120,6 +134,7 @@ class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
     kv_tokens: int
     load: Load
     exact_sampling: bool = False
+    journals: bool = False
 
 
 class Output(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
@@ -172,8 +187,25 @@ class Died(msgspec.Struct, array_like=True, tag="died", frozen=True):
     trial: int = 0
 
 
-FromGateway = Hello | Submit | Abort | Ping
-FromEngine = Welcome | Step | Refused | Died
+class Recalled(msgspec.Struct, array_like=True, tag="recalled", gc=False):
+    """All tokens of a journal, from the first one of the answer. Not ``found``: there is none.
+
+    ``finish`` and ``stop_reason`` are set if the engine ended the request by itself, and
+    ``cached_tokens`` once its prompt is computed. ``lives``: the gateway that asked for it is still
+    connected.
+    """
+
+    ask: int
+    found: bool
+    tokens: list[int] = []
+    finish: int | None = None
+    stop_reason: int | str | None = None
+    cached_tokens: int | None = None
+    lives: bool = False
+
+
+FromGateway = Hello | Submit | Abort | Ping | Recall
+FromEngine = Welcome | Step | Refused | Died | Recalled
 
 encoder = msgspec.msgpack.Encoder()
 _from_gateway: msgspec.msgpack.Decoder[FromGateway] = msgspec.msgpack.Decoder(FromGateway)

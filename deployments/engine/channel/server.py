@@ -16,6 +16,8 @@ from deployments.engine.channel.frames import (
     Output,
     Ping,
     ProtocolError,
+    Recall,
+    Recalled,
     Refused,
     Step,
     Submit,
@@ -25,6 +27,7 @@ from deployments.engine.channel.frames import (
 )
 from deployments.engine.channel.framing import FramedProtocol
 from deployments.engine.channel.tls import ChannelTls
+from deployments.engine.journals import Journal
 
 log = logging.getLogger("trireme.channel")
 
@@ -60,6 +63,8 @@ class StreamHandlers:
     submit: Callable[["GatewayConnection", Submit], None]
     abort: Callable[["GatewayConnection", list[int]], None]
     welcome: Callable[[], Welcome]
+    recall: Callable[[Recall], Recalled]
+    left: Callable[[Journal], None]
 
 
 @dataclass
@@ -126,7 +131,7 @@ class ChannelServer:
 
 class GatewayConnection(FramedProtocol):
     """One gateway. ``streams`` has the numbers that it has running on this engine, with their tiers
-    as indices; ``by_tier`` counts them."""
+    as indices; ``by_tier`` counts them. ``journals`` has those of its resumable streams."""
 
     def __init__(self, server: ChannelServer, number: int) -> None:
         super().__init__(server.settings.max_frame_bytes)
@@ -135,6 +140,7 @@ class GatewayConnection(FramedProtocol):
         self.gateway_id: str | None = None
         self.streams: dict[int, int] = {}
         self.by_tier = [0, 0, 0]
+        self.journals: dict[int, Journal] = {}
         self.last_sent_s = 0.0
         self._held: dict[int, list[Output]] = {}
         self._held_bytes = 0
@@ -164,6 +170,8 @@ class GatewayConnection(FramedProtocol):
                 self.server.handlers.abort(self, streams)
             case Ping():
                 self.send_step(self.load, [], asyncio.get_running_loop().time())
+            case Recall():
+                self.send(encode(self.server.handlers.recall(message)))
             case Hello():
                 raise ProtocolError("second hello")
 
@@ -199,6 +207,22 @@ class GatewayConnection(FramedProtocol):
         tier = self.streams.pop(stream, None)
         if tier is not None:
             self.by_tier[tier] -= 1
+        if self.journals:
+            journal = self.journals.pop(stream, None)
+            if journal is not None:
+                self.server.handlers.left(journal)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the gateway is still connected, as far as is known."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def note(self, outputs: list[Output]) -> None:
+        """Keep what resumable streams have written."""
+        for output in outputs:
+            journal = self.journals.get(output.stream)
+            if journal is not None:
+                journal.add(output)
 
     def refuse(self, stream: int, message: str, *, retryable: bool) -> None:
         self.forget(stream)

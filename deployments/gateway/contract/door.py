@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.config import Tier
+from cluster.config import TIERS, Tier
 from cluster.errors import (
     AmbiguousHead,
     Forbidden,
@@ -67,6 +67,7 @@ from deployments.gateway.contract.permit import (
 from deployments.gateway.contract.refuse import Incoming, linger, refuse
 from deployments.gateway.contract.respond import CLIENT_LEFT, Reply
 from deployments.gateway.contract.responses_shape import ResponseShape
+from deployments.gateway.contract.resumable import ResumableSend, asked_resume, fit_to_resume
 from deployments.gateway.contract.routes import (
     BATCH,
     STORED,
@@ -142,7 +143,8 @@ class Door:
     tier of a request to a model (brown-out). ``access`` tells who calls; None lets everybody in.
     ``check_limits`` raises where the caller is known to be over a limit; ``usage`` answers what a
     caller has used, from the query. ``stored`` keeps responses; None: nothing is kept. ``batches``
-    has files and batches; None: there are no such routes.
+    has files and batches; None: there are no such routes. ``resume_s``: for so long a stream that
+    was cut can be resumed; 0: not at all.
 
     ``on_done`` is called once for each request to a route that generates or tokenizes, with the
     status of its outcome: 499 when the client left before the end; the failure's status when a
@@ -168,6 +170,7 @@ class Door:
         usage: Callable[[Caller | None, bytes], Awaitable[dict[str, Any]]] | None = None,
         stored: StoredResponses | None = None,
         batches: BatchDesk | None = None,
+        resume_s: float = 0.0,
     ) -> None:
         self._apps = apps
         self._names = names
@@ -185,6 +188,7 @@ class Door:
         self._usage = usage
         self._stored = stored
         self._batches = batches
+        self._resume_s = resume_s
         self._unwinding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -325,6 +329,9 @@ class Door:
         try:
             limits = self._limits
             await self._admit(route, scope, context)
+            if self._resume_s:
+                context.resume, request_id = asked_resume(headers, request_id, self._resume_s)
+                context.request_id = request_id
             raw = await read_body(headers, receive, limits.max_body_bytes, limits.body_s)
             body, shape = await self._prepare_or_fail(route, raw, context)
             status = await self._run(route, context, body, shape, scope, receive, send)
@@ -357,6 +364,8 @@ class Door:
     ) -> tuple[bytes, Shape]:
         try:
             body, size_bytes, turn = decode_body(raw), len(raw), None
+            if context.resume is not None:
+                context.resume = fit_to_resume(route.kind, body, context.resume)
             if route.kind == "responses":
                 turn = await begin_turn(self._stored, body, context.caller)
                 size_bytes += turn.recalled_bytes
@@ -417,7 +426,14 @@ class Door:
         self, route: Route, body: dict[str, Any], model: str, context: RequestContext
     ) -> None:
         """Serve at a lower tier if the router asks for it, and keep what was asked for."""
-        served = context.tier if context.ahead else self._tier_to_serve(model, context.tier)
+        shown = None if context.resume is None else context.resume.shown
+        if shown is not None:
+            # What it goes on with was written at this one.
+            served = min(context.tier, shown.served_tier, key=TIERS.index)
+        elif context.ahead:
+            served = context.tier
+        else:
+            served = self._tier_to_serve(model, context.tier)
         if served != context.tier and write_tier(route.kind, body, served):
             context.asked_tier, context.tier = context.tier, served
 
@@ -433,6 +449,8 @@ class Door:
     ) -> int:
         """vLLM's application over ``body``; returns the status of the outcome."""
         gone = asyncio.Event()
+        if context.resume is not None:
+            send = ResumableSend(send, context, context.resume)
         reply = Reply(
             send,
             route,

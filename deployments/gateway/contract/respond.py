@@ -201,6 +201,8 @@ class Reply:
             named["x-trireme-asked-tier"] = self._context.asked_tier
         if self._context.replica_id is not None:
             named["x-trireme-replica"] = self._context.replica_id
+        if self._context.resume is not None:
+            named["x-trireme-resumable"] = "1"
         if self._context.explain and self._context.decision is not None:
             named["x-trireme-decision"] = self._context.decision.line()
         return named
