@@ -125,6 +125,7 @@ class EngineHost:
             self.load,
             self.info.exact_sampling,
             journals=True,
+            poisons=True,
         )
 
     # ------------------------------------------------------------------ gateway -> engine

@@ -34,6 +34,7 @@ from deployments.engine.channel.frames import (
     STOP,
     Load,
     Output,
+    Poison,
     Refused,
     Sampling,
     Step,
@@ -42,7 +43,7 @@ from deployments.engine.channel.frames import (
 from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.metering import Metering
-from deployments.gateway.quarantine import Quarantine, fingerprint
+from deployments.gateway.quarantine import Entry, Quarantine, fingerprint
 from deployments.gateway.resume import Resume, journal_name
 from deployments.gateway.resumption import Found, recall
 from deployments.gateway.runaway import RunawayGuard
@@ -415,6 +416,10 @@ class FleetClient:
         load = self._remote(link, welcome.load, (0, 0, 0))
         self.router.on_load(replica_id, load, self._now())
         log.info("replica %s of pool %s is up", replica_id, member.pool)
+        now = self._now()
+        for print_, entry in self.quarantine.standing():
+            name = print_, entry.model, entry.tier, entry.request_id
+            link.warn(Poison(*name, entry.until_s - now))
         self._dispatch()
 
     def on_step(self, link: EngineLink, step: Step) -> None:
@@ -569,11 +574,28 @@ class FleetClient:
             self._fail(self._streams[flight.request.request_id], ReplicaLost())
         for flight in lost.poisoned:
             stream, request = self._streams[flight.request.request_id], flight.request
-            entry = self._print_of(stream), request.model, request.tier
-            self.quarantine.add(*entry, stream.context.request_id, self._now())
-            self.metrics.quarantined(stream)
+            self._put_into_quarantine(stream)
             log.error("request %s is quarantined: two engines died with it", request.request_id)
             self._fail(stream, PoisonRequest())
+
+    def _put_into_quarantine(self, stream: Stream) -> None:
+        request, ttl_s = stream.request, self.quarantine.ttl_s
+        name = self._print_of(stream), request.model, request.tier, stream.context.request_id
+        self._shun_print(Poison(*name, ttl_s))
+        for link in self._links.values():
+            link.warn(Poison(*name, ttl_s))
+        self.metrics.quarantined(stream)
+
+    def _shun_print(self, poison: Poison) -> None:
+        until_s = self._now() + min(poison.left_s, self.quarantine.ttl_s)
+        entry = Entry(poison.model, poison.tier, until_s, poison.request_id)
+        self.quarantine.add(poison.fingerprint, entry)
+
+    def on_poison(self, poison: Poison) -> None:
+        """Another gateway has found out what engines die of."""
+        if poison.fingerprint not in self.quarantine:
+            log.warning("request %s is in quarantine, says another gateway", poison.request_id)
+            self._shun_print(poison)
 
     def _look_after_replicas(self) -> None:
         """Put aside what hangs or is slow, and lead requests away from replicas that are left."""

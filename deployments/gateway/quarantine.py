@@ -2,6 +2,7 @@
 
 from array import array
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -29,7 +30,7 @@ class Entry:
 
 
 class Quarantine:
-    """Entries stand for ``ttl_s``; a refused request does not prolong it."""
+    """Entries stand for ``ttl_s`` at most; a refused request does not prolong it."""
 
     def __init__(self, ttl_s: float, max_entries: int = MAX_ENTRIES) -> None:
         self.ttl_s = ttl_s
@@ -39,16 +40,22 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, print_: str, model: str, tier: str, request_id: str, now: float) -> None:
+    def add(self, print_: str, entry: Entry) -> None:
         self._entries.pop(print_, None)
-        self._entries[print_] = Entry(model, tier, now + self.ttl_s, request_id)
+        self._entries[print_] = entry
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
 
     def expire(self, now: float) -> None:
-        """Forget what has stood long enough; all stand equally long, so the oldest go first."""
-        while self._entries and next(iter(self._entries.values())).until_s <= now:
-            self._entries.popitem(last=False)
+        """Forget what has stood long enough. Looks at all: what other gateways tell stands for
+        what is left of its time."""
+        over = [print_ for print_, entry in self._entries.items() if entry.until_s <= now]
+        for print_ in over:
+            del self._entries[print_]
+
+    def standing(self) -> Iterator[tuple[str, Entry]]:
+        """Every fingerprint and its entry, the oldest first."""
+        return iter(self._entries.items())
 
     def __contains__(self, print_: str) -> bool:
         return print_ in self._entries

@@ -14,6 +14,7 @@ from deployments.engine.channel.frames import (
     Died,
     Hello,
     Ping,
+    Poison,
     ProtocolError,
     Recall,
     Recalled,
@@ -78,6 +79,7 @@ class LinkHandlers(Protocol):
     def on_up(self, link: "EngineLink", welcome: Welcome) -> None: ...
     def on_step(self, link: "EngineLink", step: Step) -> None: ...
     def on_refused(self, link: "EngineLink", refused: Refused) -> None: ...
+    def on_poison(self, poison: Poison) -> None: ...
     def on_down(self, link: "EngineLink", error: Exception | None) -> None: ...
 
 
@@ -118,6 +120,11 @@ class EngineLink:
     def abort(self, streams: list[int]) -> None:
         if self._connection is not None:
             self._connection.send(encode(Abort(streams)))
+
+    def warn(self, poison: Poison) -> None:
+        """Let the replica tell other gateways what engines die of, if it can."""
+        if self._connection is not None and self._connection.poisons:
+            self._connection.send(encode(poison))
 
     async def recall(self, journal: str) -> Recalled | None:
         """What the replica knows of a resumable request; None when it cannot say."""
@@ -207,14 +214,14 @@ class _EngineConnection(FramedProtocol):
         super().__init__(link.settings.max_frame_bytes)
         self.link = link
         self.welcomed = False
-        self.journals = False
+        self.journals = self.poisons = False
         self.asked: dict[int, asyncio.Future[Recalled]] = {}
         self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         settings = self.link.settings
-        self.send(encode(Hello(PROTOCOL_VERSION, settings.secret, settings.gateway_id)))
+        self.send(encode(Hello(PROTOCOL_VERSION, settings.secret, settings.gateway_id, True)))
 
     def on_frame(self, payload: bytes) -> None:
         message = decode_from_engine(payload)
@@ -224,6 +231,8 @@ class _EngineConnection(FramedProtocol):
             self.link.handlers.on_refused(self.link, message)
         elif isinstance(message, Welcome):
             self._on_welcome(message)
+        elif isinstance(message, Poison):
+            self.link.handlers.on_poison(message)
         elif isinstance(message, Recalled):
             answer = self.asked.get(message.ask)
             if answer is not None and not answer.done():
@@ -242,7 +251,7 @@ class _EngineConnection(FramedProtocol):
         if welcome.replica_id != self.link.endpoint.replica_id:
             raise ProtocolError(f"replica is {welcome.replica_id}")  # the port was reused
         self.welcomed = True
-        self.journals = welcome.journals
+        self.journals, self.poisons = welcome.journals, welcome.poisons
         self.link.handlers.on_up(self.link, welcome)
 
     def on_closed(self, error: Exception | None) -> None:

@@ -26,11 +26,13 @@ class ProtocolError(Exception):
 
 
 class Hello(msgspec.Struct, array_like=True, tag="hello", frozen=True):
-    """First frame of a gateway. ``secret`` is the cluster's channel secret."""
+    """First frame of a gateway. ``secret`` is the cluster's channel secret. ``poisons``: it wants
+    to hear of them."""
 
     protocol: int
     secret: str
     gateway_id: str
+    poisons: bool = False
 
 
 class Sampling(msgspec.Struct, array_like=True, frozen=True):
@@ -97,6 +99,20 @@ class Recall(msgspec.Struct, array_like=True, tag="recall", frozen=True):
     journal: str
 
 
+# --------------------------------------------------------------------------- both ways
+
+
+class Poison(msgspec.Struct, array_like=True, tag="poison", frozen=True):
+    """Engines have died of the request with this ``fingerprint``: no gateway lets another one like
+    it through, for ``left_s`` seconds. Gateways tell it their replicas, and those the others."""
+
+    fingerprint: str
+    model: str
+    tier: str
+    request_id: str
+    left_s: float
+
+
 # --------------------------------------------------------------------------- engine -> gateway
 
 
@@ -123,7 +139,7 @@ class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
     """Answer to ``Hello``: who this replica is. ``epoch`` changes with every engine start.
 
     ``exact_sampling``: it continues answers with the very tokens of an uncut one (``EngineInfo``).
-    ``journals``: it understands ``Recall``.
+    ``journals``: it understands ``Recall``; ``poisons``: it understands ``Poison``.
     """
 
     protocol: int
@@ -135,6 +151,7 @@ class Welcome(msgspec.Struct, array_like=True, tag="welcome", frozen=True):
     load: Load
     exact_sampling: bool = False
     journals: bool = False
+    poisons: bool = False
 
 
 class Output(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
@@ -204,8 +221,8 @@ class Recalled(msgspec.Struct, array_like=True, tag="recalled", gc=False):
     lives: bool = False
 
 
-FromGateway = Hello | Submit | Abort | Ping | Recall
-FromEngine = Welcome | Step | Refused | Died | Recalled
+FromGateway = Hello | Submit | Abort | Ping | Recall | Poison
+FromEngine = Welcome | Step | Refused | Died | Recalled | Poison
 
 encoder = msgspec.msgpack.Encoder()
 _from_gateway: msgspec.msgpack.Decoder[FromGateway] = msgspec.msgpack.Decoder(FromGateway)

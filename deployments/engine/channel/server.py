@@ -15,6 +15,7 @@ from deployments.engine.channel.frames import (
     Load,
     Output,
     Ping,
+    Poison,
     ProtocolError,
     Recall,
     Recalled,
@@ -26,6 +27,7 @@ from deployments.engine.channel.frames import (
     encode,
 )
 from deployments.engine.channel.framing import FramedProtocol
+from deployments.engine.channel.poisons import Poisons
 from deployments.engine.channel.tls import ChannelTls
 from deployments.engine.journals import Journal
 
@@ -74,6 +76,7 @@ class ChannelServer:
     settings: ServerSettings
     handlers: StreamHandlers
     connections: set["GatewayConnection"] = field(default_factory=set)
+    poisons: Poisons = field(default_factory=Poisons)
     _server: asyncio.Server | None = None
     _heartbeat: asyncio.Task[None] | None = None
     _connection_count: int = 0
@@ -114,6 +117,13 @@ class ChannelServer:
             ):
                 connection.send_step(load, [], now)
 
+    def spread(self, poison: Poison, source: "GatewayConnection") -> None:
+        """A gateway has found out what engines die of: the others must not try it again."""
+        if self.poisons.add(poison, asyncio.get_running_loop().time()):
+            for connection in self.connections:
+                if connection is not source and connection.hears_poisons:
+                    connection.send(encode(poison))
+
     def stop_listening(self) -> None:
         """Whoever tries to connect from now on is refused by the operating system."""
         if self._server is not None:
@@ -141,6 +151,7 @@ class GatewayConnection(FramedProtocol):
         self.streams: dict[int, int] = {}
         self.by_tier = [0, 0, 0]
         self.journals: dict[int, Journal] = {}
+        self.hears_poisons = False
         self.last_sent_s = 0.0
         self._held: dict[int, list[Output]] = {}
         self._held_bytes = 0
@@ -172,6 +183,8 @@ class GatewayConnection(FramedProtocol):
                 self.send_step(self.load, [], asyncio.get_running_loop().time())
             case Recall():
                 self.send(encode(self.server.handlers.recall(message)))
+            case Poison():
+                self.server.spread(message, self)
             case Hello():
                 raise ProtocolError("second hello")
 
@@ -187,6 +200,10 @@ class GatewayConnection(FramedProtocol):
         welcome = self.server.handlers.welcome()
         self.load = welcome.load
         self.send(encode(welcome))
+        self.hears_poisons = message.poisons
+        if self.hears_poisons:
+            for poison in self.server.poisons.standing(asyncio.get_running_loop().time()):
+                self.send(encode(poison))
 
     def _submit(self, message: Submit) -> None:
         if message.stream in self.streams:

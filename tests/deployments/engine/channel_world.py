@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from cluster.config import OutputTokens, SimulatedEngineConfig
 from deployments.engine.channel.client import Endpoint, EngineLink, LinkSettings
-from deployments.engine.channel.frames import Output, Refused, Sampling, Step, Submit, Welcome
+from deployments.engine.channel.frames import (
+    Output,
+    Poison,
+    Refused,
+    Sampling,
+    Step,
+    Submit,
+    Welcome,
+)
 from deployments.engine.channel.server import ServerSettings
 from deployments.engine.engine import Engine
 from deployments.engine.host import EngineHost
@@ -65,6 +73,7 @@ class Recorder:
     refused: list[Refused] = field(default_factory=list)
     downs: list[Exception | None] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    poisons: list[Poison] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def on_up(self, link: EngineLink, welcome: Welcome) -> None:
@@ -84,6 +93,10 @@ class Recorder:
 
     def on_refused(self, link: EngineLink, refused: Refused) -> None:
         self.refused.append(refused)
+        self.changed.set()
+
+    def on_poison(self, poison: Poison) -> None:
+        self.poisons.append(poison)
         self.changed.set()
 
     def on_down(self, link: EngineLink, error: Exception | None) -> None:

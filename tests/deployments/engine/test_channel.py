@@ -6,7 +6,19 @@ import socket
 
 import pytest
 
-from deployments.engine.channel.frames import HEADER, STOP, Hello, Sampling, Submit, encode
+from deployments.engine.channel.frames import (
+    HEADER,
+    PROTOCOL_VERSION,
+    STOP,
+    Hello,
+    Ping,
+    Poison,
+    Sampling,
+    Submit,
+    decode_from_engine,
+    encode,
+)
+from deployments.engine.channel.poisons import Poisons
 from deployments.engine.simulated import reply
 from tests.deployments.engine.channel_world import (
     SECRET,
@@ -91,9 +103,11 @@ async def test_a_report_counts_requests_by_tier_and_which_of_them_are_the_gatewa
             await recorder.until(
                 lambda recorder=recorder: recorder.steps[-1].load.by_tier == (0, 0, 0)
             )
+            # (The answer to a heartbeat may have the load of a step ago.)
             assert all(
                 own <= every
                 for step in recorder.steps
+                if step.outputs
                 for own, every in zip(step.yours, step.load.by_tier, strict=True)
             )
         assert all(connection.by_tier == [0, 0, 0] for connection in host.server.connections)
@@ -289,3 +303,54 @@ async def test_a_draining_replica_says_so_finishes_what_runs_and_takes_nothing_n
         await drained
         await recorder.until(lambda: 1 in recorder.finished)
         assert recorder.refused[0].retryable
+
+
+async def test_what_one_gateway_warns_of_the_others_hear_now_or_when_they_come() -> None:
+    source, other, late = Recorder(), Recorder(), Recorder()
+    async with (
+        running_host(quick_engine()) as host,
+        linked(host, source) as link,
+        linked(host, other, gateway_id="gateway-2"),
+    ):
+        await source.until(lambda: source.welcomes)
+        await other.until(lambda: other.welcomes)
+        for left_s in (60.0, 50.0):
+            link.warn(Poison("print", "model", "high", "r1", left_s))
+        link.warn(Poison("over", "model", "high", "r2", 0.0))
+        await other.until(lambda: len(other.poisons) == 2)
+        async with linked(host, late, gateway_id="gateway-3"):
+            await late.until(lambda: late.poisons)
+    # Once, whoever tells it again; and not to the one that knows it.
+    assert [each.fingerprint for each in other.poisons] == ["print", "over"]
+    assert source.poisons == []
+    (told,) = late.poisons
+    assert (told.fingerprint, told.request_id) == ("print", "r1")
+    assert 0.0 < told.left_s <= 60.0
+
+
+async def test_a_gateway_that_does_not_know_of_poisons_hears_of_none() -> None:
+    source = Recorder()
+    async with running_host(quick_engine()) as host, linked(host, source) as link:
+        await source.until(lambda: source.welcomes)
+        link.warn(Poison("print", "model", "high", "r1", 60.0))
+        reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
+        writer.write(encode(Hello(PROTOCOL_VERSION, SECRET, "an older gateway")))
+        link.warn(Poison("more", "model", "high", "r2", 60.0))
+        for _ in range(4):  # the welcome, and heartbeats
+            (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+            assert not isinstance(decode_from_engine(await reader.readexactly(size)), Poison)
+            writer.write(encode(Ping()))
+        writer.close()
+
+
+def test_a_replica_remembers_so_many_poisons_and_no_longer_than_they_stand() -> None:
+    known = Poisons(most=3)
+    for number in range(5):
+        assert known.add(Poison(str(number), "m", "low", "", 10.0 + number), 0.0)
+    assert not known.add(Poison("4", "m", "low", "", 99.0), 5.0)
+    assert [each.fingerprint for each in known.standing(0.0)] == ["2", "3", "4"]
+    assert [(each.fingerprint, each.left_s) for each in known.standing(12.5)] == [
+        ("3", 0.5),
+        ("4", 1.5),
+    ]
+    assert known.add(Poison("2", "m", "low", "", 10.0), 20.0), "it is over, so this is news"

@@ -430,6 +430,25 @@ async def test_poison_costs_two_engines_and_no_other_stream(at_token: int) -> No
 POISON_FREE = 5
 
 
+async def test_what_one_gateway_puts_into_quarantine_no_other_one_tries() -> None:
+    async with world(nodes=4, gateways=2) as here:
+        one, other = here.gateways
+        deadly = poison("drink me", 1)
+        await here.ask(one, "high", deadly, deadly=True)
+        dead = [node for node in nodes(here) if node.engine.poisoned]
+        assert len(dead) == 2
+        await here.until(lambda: bool(other.client.quarantine))
+        (mine,), (told,) = (
+            each.client.quarantine.listed(asyncio.get_running_loop().time())
+            for each in (one, other)
+        )
+        assert float(str(told.pop("left_s"))) <= float(str(mine.pop("left_s"))) + 0.5
+        assert told == mine
+        await here.ask(other, "high", deadly, deadly=True)
+        assert other.checker.quarantined == 1
+        assert [node for node in nodes(here) if node.engine.poisoned] == dead
+
+
 async def test_when_an_engine_dies_twice_in_a_row_the_innocent_are_not_blamed() -> None:
     async with world(nodes=4, gateways=1) as here:
         asked = Asked(here, 12)
