@@ -11,7 +11,8 @@ RECALL_S = 1.0
 """How long engines may take to answer; one that hangs must not hold up what another one knows."""
 
 REPLAYED_TOKENS = 128
-"""Tokens given to vLLM's front-end at once. It takes 10 µs for each, and others want their turn."""
+"""Tokens given to vLLM's front-end at once; others want their turn between. With so many, reading
+40,000 of them again held the loop for at most 13 ms (2 shared cores)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,13 @@ REQUESTS = (
         ),
     ),
     Panel(
+        "Resumed streams",
+        "Clients that came back with Last-Event-ID, after their gateway or their own connection "
+        "was lost. gone: they came too late (gateway.resume_s), or the replica was lost as well.",
+        "ops",
+        (Query(rate("trireme_stream_resumptions_total", "outcome", MT), "{{outcome}}"),),
+    ),
+    Panel(
         "Recovering",
         "Requests that lost their replica and have no new token. waiting for long: the retry "
         "budget is used up, or there is no room.",

@@ -4,6 +4,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -17,7 +18,22 @@ from deployments.gateway.context import RequestContext
 from deployments.gateway.contract.asgi import Message
 from deployments.gateway.contract.resumable import ResumableSend
 from deployments.gateway.resume import NONCE_BYTES, Resume, Shown, read_event_id
-from tests.deployments.gateway.contract.door_world import CHAT, MODEL, ROUTES, World
+from tests.deployments.gateway.contract.door_world import (
+    CHAT,
+    MODEL,
+    ROUTES,
+    Script,
+    ScriptedCore,
+    World,
+)
+from tests.deployments.gateway.contract.test_chunks import (
+    ANSWER,
+    CALL,
+    ENCODING,
+    PREAMBLE,
+    TOOL,
+    say,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -81,18 +97,19 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
     return list(texts.items())
 
 
+@dataclass
 class Client:
     """Joins what it gets, as one stream."""
 
-    def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
-        self.calls: list[str] = []
-        self.finishes: list[str] = []
-        self.usages = self.roles = 0
-        self.created: set[int] = set()
-        self.done = False
-        self.last_id = ""
-        self.error: dict[str, Any] | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    finishes: list[str] = field(default_factory=list)
+    usages: int = 0
+    roles: int = 0
+    made: set[tuple[str, int]] = field(default_factory=set)
+    done: bool = False
+    last_id: str = field(default="", compare=False)
+    error: dict[str, Any] | None = None
 
     def get(self, event: str) -> None:
         lines = dict(line.split(": ", 1) for line in event.split("\n"))
@@ -104,7 +121,7 @@ class Client:
         if "error" in chunk:
             self.error = chunk["error"]
             return
-        self.created.add(chunk["created"])
+        self.made.add((chunk["id"], chunk["created"]))
         self.usages += not chunk["choices"]
         for choice in chunk["choices"]:
             delta = choice["delta"]
@@ -119,15 +136,21 @@ class Client:
                 self.finishes.append(choice["finish_reason"])
 
     def _add(self, name: str, text: str) -> None:
-        self.texts[name] = self.texts.get(name, "") + text
+        if text:
+            self.texts[name] = self.texts.get(name, "") + text
 
     def assert_whole(self) -> None:
-        assert {name: text for name, text in self.texts.items() if text} == {
-            name: text for name, text in _joined(PIECES) if text
-        }
+        assert self.texts == dict(_joined(PIECES))
         assert self.calls == ["f", "f"]
         assert (self.finishes, self.usages, self.roles) == (["stop"], 1, 1)
-        assert self.created == {7}
+        assert self.made == {("chatcmpl-r", 7)}
+
+
+def joined(events: Iterable[str]) -> Client:
+    client = Client()
+    for event in events:
+        client.get(event)
+    return client
 
 
 async def sent(
@@ -204,29 +227,48 @@ def ids_in(events: list[str]) -> list[str]:
     return [line[4:] for event in events for line in event.split("\n") if line.startswith("id: ")]
 
 
-async def test_after_every_event_the_rest_is_what_would_have_come(world: World) -> None:
+REPLIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "answer": (ANSWER, {}),
+    "call": (CALL, {"tools": [TOOL]}),
+    "preamble": (PREAMBLE, {"tools": [TOOL]}),
+    "no reasoning shown": (ANSWER, {"include_reasoning": False}),
+    "stop string": (ANSWER, {"stop": ["é» "]}),
+}
+
+
+def slowly(text: str) -> Script:
+    """A token at a time, so that each makes an event of its own."""
+    tokens = ENCODING.encode(text, allowed_special="all")
+
+    async def script(core: ScriptedCore, request: Any, context: RequestContext) -> None:
+        context.settled = True
+        for position, token in enumerate(tokens, start=1):
+            await core.say(request, token, last=position == len(tokens))
+
+    return script
+
+
+@pytest.mark.parametrize("name", REPLIES)
+async def test_after_every_event_the_rest_is_what_would_have_come(world: World, name: str) -> None:
+    """Also when vLLM's front-end is given more at once, and makes fewer events of it."""
+    text, fields = REPLIES[name]
+    body = {**STREAM, **fields}
     async with http_of(world) as http:
-        response = await http.post(PATH, json=STREAM, headers=ASK)
+        world.core.script = slowly(text)
+        response = await http.post(PATH, json=body, headers=ASK)
         assert response.headers["x-trireme-resumable"] == "1"
         events = events_in(response)
         ids = ids_in(events)
-        assert len(ids) == len(events) - 1 >= 5
-        assert events[-1] == "data: [DONE]"
-        whole = Client()
-        for event in events:
-            whole.get(event)
-        assert whole.texts == {"content": "Hello there", "reasoning": "The user"}
+        assert len(ids) == len(events) - 1 >= 2
+        whole = joined(events)
+        assert whole.texts
+        assert (len(whole.finishes), whole.usages, whole.roles, whole.done) == (1, 1, 1, True)
         for at, last_id in enumerate(ids):
-            again = await http.post(PATH, json=STREAM, headers={"last-event-id": last_id})
+            world.core.script = say(text, at_once=(1, 3, 100)[at % 3])
+            again = await http.post(PATH, json=body, headers={"last-event-id": last_id})
             assert again.status_code == 200, again.text
             assert again.headers["x-request-id"] == response.headers["x-request-id"]
-            client = Client()
-            for event in (*events[: at + 1], *events_in(again)):
-                client.get(event)
-            assert client.texts == whole.texts
-            assert client.finishes == whole.finishes == ["stop"]
-            assert (client.usages, client.roles, client.done) == (1, 1, True)
-            assert client.created == whole.created
+            assert joined([*events[: at + 1], *events_in(again)]) == whole
 
 
 async def test_nothing_changes_unless_both_the_operator_and_the_client_want_it(
@@ -271,9 +313,7 @@ async def test_another_text_ends_a_resumed_stream_with_an_error(world: World) ->
     last_id = Shown(NONCE, 1, 7, 0, {"reasoning": (4, 12345)}).event_id().decode()
     async with http_of(world) as http:
         response = await http.post(PATH, json=STREAM, headers={"last-event-id": last_id})
-    client = Client()
-    for event in events_in(response):
-        client.get(event)
+    client = joined(events_in(response))
     assert client.error is not None
     assert client.error["code"] == "stream_differs"
     assert client.texts == {}
