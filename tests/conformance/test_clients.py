@@ -60,6 +60,11 @@ def test_openai_javascript(request: pytest.FixtureRequest, gateway: str) -> None
     passes(["node", str(CLIENTS / "openai_js.mjs"), gateway, str(home)])
 
 
+def test_agents_javascript(request: pytest.FixtureRequest, gateway: str) -> None:
+    home = node_with(request, "@openai/agents", "openai", "zod")
+    passes(["node", str(CLIENTS / "agents_js.mjs"), gateway, str(home)])
+
+
 def test_curl(gateway: str) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")

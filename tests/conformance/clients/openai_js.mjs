@@ -30,6 +30,14 @@ const cases = {
     const messages = [...say(CALL), answer.choices[0].message, result];
     const second = await client.chat.completions.create({ model, messages, tools });
     assert.match(second.choices[0].message.content, /rain/);
+    const flat = [{ type: "function", name: "get_weather", parameters, strict: false }];
+    const response = await client.responses.create({ model, input: CALL, tools: flat });
+    const asked = response.output.find((item) => item.type === "function_call");
+    assert.deepEqual(JSON.parse(asked.arguments), { city: "Oslo" });
+    const output = { type: "function_call_output", call_id: asked.call_id, output: "rain" };
+    const input = [{ role: "user", content: CALL }, ...response.output, output];
+    const told = client.responses.stream({ model, input, tools: flat });
+    assert.match((await told.finalResponse()).output_text, /rain/);
   },
   "structured output": async () => {
     const json_schema = { name: "person", schema: { type: "object" } };
@@ -37,16 +45,24 @@ const cases = {
       model, messages: say('SAY {"name": "Ada"}'), response_format: { type: "json_schema", json_schema },
     });
     assert.deepEqual(JSON.parse(answer.choices[0].message.content), { name: "Ada" });
+    const response = await client.responses.create({
+      model, input: 'SAY {"name": "Ada"}', text: { format: { type: "json_schema", ...json_schema } },
+    });
+    assert.deepEqual(JSON.parse(response.output_text), { name: "Ada" });
   },
   errors: async () => {
     const unknown = client.chat.completions.create({ model: "no", messages: say("x") });
     await assert.rejects(unknown, (e) => e instanceof OpenAI.NotFoundError && e.code === "model_not_found");
     const long = client.chat.completions.create({ model, messages: say("word ".repeat(140000)) });
     await assert.rejects(long, (e) => e.code === "context_length_exceeded" && e.param === "messages");
+    const response = client.responses.create({ model, input: "word ".repeat(140000) });
+    await assert.rejects(response, (e) => e.code === "context_length_exceeded" && e.param === "input");
   },
   retries: async () => {
     const answer = await client.chat.completions.create({ model, messages: say("BUSY openai-js 1") });
     assert.ok(answer.choices[0].message.content);
+    const events = client.responses.stream({ model, input: "BUSY openai-js-responses 1" });
+    assert.ok((await events.finalResponse()).output_text);
   },
 };
 
