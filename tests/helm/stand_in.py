@@ -1,8 +1,8 @@
-"""A Kubernetes API in memory, over real HTTP: what helm, kubectl and `trireme k8s doctor` ask.
+"""A Kubernetes API in memory, over real HTTP: what helm, kubectl, Ray and `trireme k8s doctor` ask.
 
 It keeps objects, refuses those that Kubernetes' own schemas refuse, answers discovery, selectors
-and watches, applies the patches that helm 3 and helm 4 send, and completes a Job a moment after it
-was made, as it does a Pod that runs once. ``requests`` has every change, in order.
+and watches, applies the patches that helm 3, helm 4 and Ray send, and completes a Job a moment
+after it was made, as it does a Pod that runs once. ``requests`` has every change, in order.
 
 Not here: admission, RBAC beyond ``forbidden``, controllers, conflicts between several writers (what
 is applied replaces what the one writer applied before).
@@ -11,6 +11,7 @@ is applied replaces what the one writer applied before).
 import base64
 import copy
 import json
+import ssl
 import threading
 import uuid
 from collections.abc import Iterator
@@ -390,7 +391,46 @@ def _merged(old: Any, patch: Any, name: str = "", strategic: bool = False) -> An
     return list(items.values())
 
 
+def _json_patched(old: Tree, operations: list[Tree]) -> Tree:
+    """RFC 6902, as the library that Kubernetes uses reads it: `replace` makes what is not there.
+
+    Ray's autoscaler relies on that for `scaleStrategy`. (evanphx/json-patch v4.12, `replace`.)"""
+    new = copy.deepcopy(old)
+    for each in operations:
+        *above, last = [
+            part.replace("~1", "/").replace("~0", "~") for part in each["path"].split("/")[1:]
+        ]
+        place: Any = new
+        try:
+            for part in above:
+                place = place[int(part)] if isinstance(place, list) else place[part]
+            _operate(place, last, each)
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise Refused(422, "Invalid", f"{each['op']} {each['path']}: no such place") from None
+    return new
+
+
+def _operate(place: Any, last: str, operation: Tree) -> None:
+    key: Any = last
+    if isinstance(place, list):
+        key = len(place) if last == "-" else int(last)
+    match operation["op"]:
+        case "test":
+            if place[key] != operation["value"]:
+                raise Refused(422, "Invalid", f"test {operation['path']}: it is {place[key]!r}")
+        case "remove":
+            del place[key]
+        case "add" if isinstance(place, list):
+            place.insert(key, operation["value"])
+        case "add" | "replace":
+            place[key] = operation["value"]
+        case other:
+            raise Refused(400, "BadRequest", f"the operation {other}")
+
+
 def _patched(old: Tree, patch: Any, kind: str, resource: Resource) -> Tree:
+    if kind == "application/json-patch+json":
+        return _json_patched(old, patch)
     strategic = kind == "application/strategic-merge-patch+json"
     if kind != "application/merge-patch+json" and (not strategic or resource in CUSTOM):
         raise Refused(415, "UnsupportedMediaType", kind)
@@ -527,19 +567,31 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(api: StandIn, folder: Path) -> Iterator[Path]:
-    """A kubeconfig in ``folder`` for ``api`` on a port of loopback."""
+def serving(
+    api: StandIn, folder: Path, *, host: str = "127.0.0.1", secured: bool = False
+) -> Iterator[Path]:
+    """A kubeconfig in ``folder`` for ``api`` on a port of ``host``.
+
+    ``secured``: over TLS, with ca.crt, client.crt and client.key beside the kubeconfig; the server
+    asks for no certificate."""
     ended = threading.Event()
     handler = type("Handler", (_Handler,), {"api": api, "ended": ended})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer((host, 0), handler)
     server.daemon_threads = True
+    known: Tree = {}
+    if secured:
+        # The handshake is left to the thread of the connection.
+        server.socket = _certified(host, folder).wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        known = {"certificate-authority": str(folder / "ca.crt")}
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
+    url = f"{'https' if secured else 'http'}://{host}:{server.server_port}"
     path = folder / "kubeconfig"
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "stand-in", "cluster": {"server": url}}],
+        "clusters": [{"name": "stand-in", "cluster": {"server": url, **known}}],
         "users": [{"name": "tester", "user": {"token": "none"}}],
         "contexts": [{"name": "stand-in", "context": {"cluster": "stand-in", "user": "tester"}}],
         "current-context": "stand-in",
@@ -551,3 +603,16 @@ def serving(api: StandIn, folder: Path) -> Iterator[Path]:
         ended.set()
         server.shutdown()
         server.server_close()
+
+
+def _certified(host: str, folder: Path) -> ssl.SSLContext:
+    import trustme
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.crt")
+    client = authority.issue_cert("client")
+    client.private_key_pem.write_to_path(folder / "client.key")
+    client.cert_chain_pems[0].write_to_path(folder / "client.crt")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(context)
+    return context

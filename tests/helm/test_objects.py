@@ -29,11 +29,6 @@ LABEL = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 SECRET = re.compile(r"password|secret|token|_url$|key$", re.IGNORECASE)
 
 
-@pytest.fixture(scope="module")
-def rendered(helm: Helm, renders: dict[str, list[Tree]]) -> dict[str, list[Tree]]:
-    return {**renders, **{name: helm.objects(values=values) for name, values in TOGGLES.items()}}
-
-
 @pytest.fixture(params=EVERY)
 def objects(rendered: dict[str, list[Tree]], request: pytest.FixtureRequest) -> list[Tree]:
     return rendered[request.param]

@@ -10,6 +10,7 @@ import yaml
 
 from cluster import chart
 from cluster.chart import CHART, Values
+from tests.helm import golden
 from tests.helm.toolbox import PRESETS, Helm, Tree, of_kind, the
 
 RANDOM = re.compile(r"^  (secret|password): [A-Za-z0-9+/=]{60,}$", re.MULTILINE)
@@ -44,6 +45,26 @@ def test_helm_3_renders_what_helm_4_does(helm: Helm, helm3: Helm, preset: str) -
 def test_rendering_twice_gives_the_same(helm: Helm, preset: str) -> None:
     first, second = helm.render(preset).stdout, helm.render(preset).stdout
     assert RANDOM.sub("", first) == RANDOM.sub("", second)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_renders_to_what_is_kept(renders: dict[str, list[Tree]], preset: str) -> None:
+    kept = golden.path_of(preset).read_text()
+    assert golden.text_of(renders[preset]) == kept, f"if it is meant: {golden.COMMAND}"
+
+
+def test_a_change_of_a_preset_shows_in_what_is_kept(helm: Helm) -> None:
+    """One line, with its place: what a reviewer of an upgrade reads."""
+    kept = golden.path_of("h100-8x").read_text().splitlines()
+    changed = golden.text_of(helm.objects("h100-8x", values={"nodes": {"idleTimeoutSeconds": 77}}))
+    new = changed.splitlines()
+    assert [line.strip() for line in new if line not in kept] == ["idleTimeoutSeconds: 77"]
+    assert len(new) == len(kept)
+
+
+def test_nothing_random_is_kept() -> None:
+    for file in golden.FOLDER.glob("*.yaml"):
+        assert not re.search(r"[A-Za-z0-9+/=]{60,}", file.read_text()), file.name
 
 
 def test_eight_gpus_with_s3_tls_and_oidc_take_few_lines() -> None:

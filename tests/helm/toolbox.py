@@ -213,6 +213,13 @@ class Schemas:
             tuple(path.stem.split("_")): json.loads(path.read_text())
             for path in (Path(__file__).parent / "schemas").glob("*.json")
         }
+        # What KubeRay makes of a RayService has the part of it that says what a cluster is.
+        service = self._custom["ray.io", "v1", "RayService"]["properties"]["spec"]["properties"]
+        self._custom["ray.io", "v1", "RayCluster"] = {
+            "type": "object",
+            "required": ["metadata", "spec"],
+            "properties": {"spec": service["rayClusterConfig"]},
+        }
         self._validators: dict[tuple[str, str, str], Any] = {}
 
     def _read(self, version: str, name: str) -> Any:
