@@ -1453,6 +1453,32 @@ class TenantResponsesConfig(_Settings):
     max_bytes: int | None = Field(default=None, ge=MIB, description="None: as for all.")
 
 
+class BackgroundConfig(_Settings):
+    """Responses with `background: true`, which their callers come back for."""
+
+    max_open: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        description="Of one tenant that are not over; beyond, more are refused (429).",
+    )
+    max_concurrent: int = Field(
+        default=32, ge=1, le=1024, description="That a gateway answers at a time."
+    )
+    window_s: float = Field(
+        default=86_400.0,
+        ge=60,
+        le=86_400,
+        description="Seconds after which one that found no room yet fails.",
+    )
+    lease_s: float = Field(
+        default=30.0,
+        ge=1,
+        le=600,
+        description="Seconds after which a response of a gateway that died is another's.",
+    )
+
+
 class ResponsesConfig(_Settings):
     """Responses kept for their callers, so that a conversation goes on from `previous_response_id`.
 
@@ -1494,6 +1520,10 @@ class ResponsesConfig(_Settings):
         le=60,
         description="Seconds that a request waits for the store, each way. Beyond, a conversation "
         "is refused (503), and an answer goes out as not kept (`store: false`).",
+    )
+    background: BackgroundConfig = Field(
+        default_factory=BackgroundConfig,
+        description="Responses that nobody waits for on a connection (`background: true`).",
     )
     tenants: dict[str, TenantResponsesConfig] = Field(
         default_factory=dict, description="Exceptions, by tenant."

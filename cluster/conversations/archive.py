@@ -5,7 +5,7 @@ Every call blocks and raises ``StoreError`` where the store does not answer.
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, delete, insert, literal, select
+from sqlalchemy import Connection, Engine, delete, insert, literal, select
 from sqlalchemy.orm import aliased
 
 from cluster.conversations.tables import ResponseRow
@@ -32,6 +32,23 @@ class TooLong(ValueError):
     """The conversation has more turns, or bytes, than may be read. ``str()`` says how many."""
 
 
+def put_in(connection: Connection, kept: Kept) -> None:
+    """Within a transaction that is open."""
+    items_bytes = len(kept.input) + len(kept.output)
+    row = {
+        "tenant": kept.tenant,
+        "id": kept.id,
+        "previous_id": kept.previous_id,
+        "created_at": kept.created_at,
+        "size_bytes": items_bytes + len(kept.response),
+        "items_bytes": items_bytes,
+        "input": kept.input,
+        "output": kept.output,
+        "response": kept.response,
+    }
+    connection.execute(insert(ResponseRow).values(row))
+
+
 class Archive:
     """The responses of all tenants; none is found under another tenant's name.
 
@@ -44,20 +61,8 @@ class Archive:
 
     def put(self, kept: Kept) -> None:
         """Durable when it returns."""
-        items_bytes = len(kept.input) + len(kept.output)
-        row = {
-            "tenant": kept.tenant,
-            "id": kept.id,
-            "previous_id": kept.previous_id,
-            "created_at": kept.created_at,
-            "size_bytes": items_bytes + len(kept.response),
-            "items_bytes": items_bytes,
-            "input": kept.input,
-            "output": kept.output,
-            "response": kept.response,
-        }
         with self._engine.begin() as connection:
-            connection.execute(insert(ResponseRow).values(row))
+            put_in(connection, kept)
 
     def get(self, tenant: str, response_id: str, oldest: float) -> Kept:
         """Raises ``NotKept``."""

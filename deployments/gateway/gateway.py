@@ -22,6 +22,7 @@ from deployments.engine.simulated import step_times
 from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
 from deployments.gateway.accounting import make_accounting
+from deployments.gateway.background.runner import BackgroundRunner
 from deployments.gateway.batches.make import make_batches
 from deployments.gateway.content_log import make_content_log
 from deployments.gateway.context import RequestContext
@@ -136,6 +137,7 @@ class Gateway:
             self.fleet.metering = self.accounting.metering
         self.content_log = make_content_log(config, gateway_id, self.metrics.metrics)
         self.stored = make_stored_responses(config, self.metrics.metrics)
+        self._background: BackgroundRunner | None = None
         self.batches = make_batches(config, gateway_id, self.metrics.metrics)
         self.ops = OpsListener(
             self.metrics.metrics.registry,
@@ -201,9 +203,12 @@ class Gateway:
         self.fleet.start()
         if self.access is not None:
             await self.access.start()
+        again = None if self.access is None else self.access.identity.again
         if self.batches is not None:
-            again = None if self.access is None else self.access.identity.again
             self.batches.start(recorded, again, self._has_time)
+        if self.stored is not None:
+            self._background = BackgroundRunner(self.stored, self.gateway_id, recorded, again)
+            self._background.start()
         self.loop_lag.start()
         await self.ops.start(config.telemetry.host)
 
@@ -321,6 +326,8 @@ class Gateway:
         await self.ops.stop()
         if self.batches is not None:
             await self.batches.stop()
+        if self._background is not None:
+            await self._background.stop()
         await self.fleet.stop()
         if self.accounting is not None:
             await self.accounting.stop()

@@ -4,6 +4,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from cluster.errors import TriremeError
 from cluster.tenants.caller import Caller
 from deployments.gateway.contract.asgi import ASGIApp, Message, Scope
 from deployments.gateway.contract.spare import SPARE, SpareCall
@@ -33,8 +36,11 @@ async def call(
     request_id: str,
     caller: Caller | None,
     max_answer_bytes: int,
+    *,
+    spare: bool = True,
 ) -> Answered:
-    """Ask ``app`` with the rights of ``caller``. Raises ``AnswerTooLarge``.
+    """Ask ``app`` with the rights of ``caller``, ``spare``: to be served in spare time. Raises
+    ``AnswerTooLarge``.
 
     Cancelled, it leaves like a client that hangs up.
     """
@@ -61,7 +67,7 @@ async def call(
             if size <= max_answer_bytes:
                 chunks.append(chunk)
 
-    await app(_scope(path, body, request_id, caller), receive, send)
+    await app(_scope(path, body, request_id, SpareCall(caller, spare)), receive, send)
     if size > max_answer_bytes:
         raise AnswerTooLarge
     headers = {name.lower(): value for name, value in head.get("headers", ())}
@@ -73,9 +79,9 @@ async def call(
     )
 
 
-def _scope(path: str, body: bytes, request_id: str, caller: Caller | None) -> Scope:
+def _scope(path: str, body: bytes, request_id: str, own: SpareCall) -> Scope:
     headers: list[tuple[bytes, bytes]] = [
-        (b"host", b"batch"),
+        (b"host", b"gateway"),
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"x-request-id", request_id.encode()),
@@ -93,7 +99,7 @@ def _scope(path: str, body: bytes, request_id: str, caller: Caller | None) -> Sc
         "headers": headers,
         "client": None,
         "server": None,
-        SPARE: SpareCall(caller),
+        SPARE: own,
     }
     return scope
 
@@ -103,3 +109,13 @@ def _seconds(value: bytes | None) -> float | None:
         return None if value is None else float(value)
     except ValueError:
         return None
+
+
+def told_as_answer(error: TriremeError) -> Answered:
+    """``error`` as the door would have answered it."""
+    return Answered(
+        error.status,
+        msgspec.json.encode(error.body()),
+        error.retry_after_s,
+        error.may_retry is not False,
+    )

@@ -9,8 +9,6 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from cluster.batches.folder import Folder
 from cluster.batches.lines import answered_line, line_id, read_line
 from cluster.batches.states import Waiting, judge, next_lines
@@ -19,7 +17,7 @@ from cluster.batches.work import Answer, Lease, Work
 from cluster.config import BatchConfig
 from cluster.errors import InternalError, StoreAway, TriremeError
 from cluster.tenants.caller import Caller
-from deployments.gateway.batches.call import Answered, AnswerTooLarge, call
+from deployments.gateway.batches.call import Answered, AnswerTooLarge, call, told_as_answer
 from deployments.gateway.batches.jobs import Jobs
 from deployments.gateway.batches.threads import Threads
 from deployments.gateway.contract.asgi import ASGIApp
@@ -262,9 +260,9 @@ class BatchRunner:
             body = bytes(read_line(text).body)
             return await call(self._app, endpoint, body, request_id, caller, MAX_ANSWER_BYTES)
         except TriremeError as error:
-            return _told_as_answer(error)
+            return told_as_answer(error)
         except AnswerTooLarge:
-            return _told_as_answer(InternalError("an answer of a batch is too large"))
+            return told_as_answer(InternalError("an answer of a batch is too large"))
 
     def _ended(self, lease: Lease, task: "asyncio.Task[None]") -> None:
         if lease in self._answers or lease in self._back:
@@ -296,12 +294,3 @@ class BatchRunner:
                 del self._back[lease]
                 self._running.pop(lease, None)
                 self._told("put_back")
-
-
-def _told_as_answer(error: TriremeError) -> Answered:
-    return Answered(
-        error.status,
-        msgspec.json.encode(error.body()),
-        error.retry_after_s,
-        error.may_retry is not False,
-    )

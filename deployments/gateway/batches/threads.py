@@ -18,6 +18,7 @@ class Threads:
     """``at_once`` calls at a time; ``most`` more may wait. ``prepare`` comes before each."""
 
     def __init__(self, name: str, at_once: int, most: int, prepare: Callable[[], None]) -> None:
+        self._name = name
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix=name)
         self._most = at_once + most
         self._prepare = prepare
@@ -41,7 +42,7 @@ class Threads:
                 return await asyncio.shield(work)
         except (StoreError, OSError) as error:
             # Not the driver's words: they repeat the statement, values and all.
-            log.warning("the store of batches does not answer: %s", type(error).__name__)
+            log.warning("the store of %s does not answer: %s", self._name, type(error).__name__)
             raise StoreAway from None
 
     def _over(self, work: "asyncio.Future[Any]") -> None:

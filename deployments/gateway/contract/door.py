@@ -29,7 +29,7 @@ from cluster.errors import (
 )
 from cluster.tenants.caller import Caller
 from deployments.compat.render_cost import render_cost_s
-from deployments.gateway.batches.desk import BatchDesk
+from deployments.gateway.batches.desk import BatchDesk, owner_of_caller
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.contract.asgi import (
     ASGIApp,
@@ -146,10 +146,10 @@ class Door:
     has files and batches; None: there are no such routes. ``resume_s``: for so long a stream that
     was cut can be resumed; 0: not at all.
 
-    ``on_done`` is called once for each request to a route that generates or tokenizes, with the
-    status of its outcome: 499 when the client left before the end; the failure's status when a
-    stream failed after its 200. The context's ``model`` is empty if the request was refused before
-    its model was known.
+    ``on_done`` is called once for each request to a route that generates or tokenizes (of a
+    response in the background: when it is made), with the status of its outcome: 499 when the
+    client left before the end; the failure's status when a stream failed after its 200. The
+    context's ``model`` is empty if the request was refused before its model was known.
     """
 
     def __init__(
@@ -325,7 +325,7 @@ class Door:
         context.route = route.kind
         context.traceparent = headers.get(b"traceparent", b"").decode("latin-1")
         status = CLIENT_LEFT
-        coming = False
+        coming = ordered = False
         try:
             limits = self._limits
             await self._admit(route, scope, context)
@@ -334,7 +334,10 @@ class Door:
                 context.request_id = request_id
             raw = await read_body(headers, receive, limits.max_body_bytes, limits.body_s)
             body, shape = await self._prepare_or_fail(route, raw, context)
-            status = await self._run(route, context, body, shape, scope, receive, send)
+            if isinstance(shape, ResponseShape) and shape.turn.later is not None:
+                ordered = await self._order(route, context, body, shape, send)
+            else:
+                status = await self._run(route, context, body, shape, scope, receive, send)
         except ClientLeft:
             pass
         except TriremeError as error:
@@ -344,7 +347,8 @@ class Door:
             say = refuse if coming else answer_json
             await say(send, status, fault.body(route.kind == "messages"), answered)
         finally:
-            self._on_done(context, status)
+            if not ordered:
+                self._on_done(context, status)
         if coming:
             await linger(receive, send)
 
@@ -355,7 +359,7 @@ class Door:
             caller = context.caller = await self._caller(route, scope["headers"])
         else:
             caller = context.caller = spare.caller
-            context.spare = context.behind = True
+            context.spare = context.behind = spare.spare
         if caller is not None and self._access is not None:
             context.cache_salt = self._access.cache_salt(caller)
 
@@ -437,6 +441,25 @@ class Door:
         if served != context.tier and write_tier(route.kind, body, served):
             context.asked_tier, context.tier = context.tier, served
 
+    async def _order(
+        self,
+        route: Route,
+        context: RequestContext,
+        body: bytes,
+        shape: ResponseShape,
+        send: Send,
+    ) -> bool:
+        """Leave the request for the background, and answer that it is queued. It is counted when
+        it runs."""
+        owner, response_id = owner_of_caller(context.caller), f"resp_{uuid.uuid4().hex}"
+        queued = await shape.queued(response_id, body, owner)
+        reply = Reply(send, route, context, max_held_bytes=0, clock=self._clock, stop=_nothing)
+        size = str(len(queued)).encode()
+        head = [(b"content-type", b"application/json"), (b"content-length", size)]
+        await reply({"type": "http.response.start", "status": 200, "headers": head})
+        await reply({"type": "http.response.body", "body": queued})
+        return True
+
     async def _run(
         self,
         route: Route,
@@ -491,6 +514,10 @@ def _shape_of(
         asked = context.effort or context.asked_tier or context.tier
         return ResponseShape(asked, context.service_tier, time.time, turn)
     return None
+
+
+def _nothing() -> None:
+    """There is nobody to stop."""
 
 
 async def _guarded(app: ASGIApp, scope: Scope, receive: Receive, reply: Reply) -> None:

@@ -36,8 +36,8 @@ PASSED: Mapping[Kind, frozenset[str]] = {
     "completions": _SAMPLING
     | _fields("echo logprobs max_tokens model n prompt response_format suffix user"),
     "responses": _fields("""
-        frequency_penalty ignore_eos include include_reasoning include_stop_str_in_output input
-        instructions logit_bias max_output_tokens max_tool_calls metadata min_p model
+        background frequency_penalty ignore_eos include include_reasoning include_stop_str_in_output
+        input instructions logit_bias max_output_tokens max_tool_calls metadata min_p model
         parallel_tool_calls presence_penalty previous_response_id prompt_cache_key reasoning
         repetition_penalty seed skip_special_tokens stop stop_token_ids store stream
         structured_outputs temperature text tool_choice tools top_k top_logprobs top_p user
@@ -84,7 +84,7 @@ REFUSED: Mapping[str, str] = {
     "functions": "it is deprecated; send `tools`",
     "function_call": "it is deprecated; send `tool_choice`",
     "web_search_options": "there is no web search here",
-    "background": "a response ends with its connection",
+    "background": "it is for `/v1/responses`",
     "conversation": "there are no conversations by that name; send `previous_response_id`, where "
     "responses are stored, or the whole conversation",
     "prompt": "prompt templates are not stored here",

@@ -16,7 +16,7 @@ _ABOUT: dict[Kind, str] = {
     "responses": "OpenAI's Responses, unary and streamed.",
     "response": "A response that was kept, where the operator allows that; or its deletion.",
     "input_items": "The items that its request brought.",
-    "cancel": "Refused: no response is created in the background here.",
+    "cancel": "Ends a response that was created with `background`; tells one that is over.",
     "messages": "Anthropic's Messages, unary and streamed.",
     "completions": "OpenAI's legacy Completions: a raw prompt, or its token ids.",
     "tokenize": "The tokens of a prompt.",
@@ -39,6 +39,7 @@ _WHOLE = {"type": "integer", "minimum": 1}
 _FIELDS: dict[str, dict[str, Any]] = {
     "model": {"type": "string"},
     "stream": {"type": "boolean", "default": False},
+    "background": {"type": "boolean", "default": False},
     "n": {**_WHOLE, "maximum": MAX_CHOICES},
     "top_logprobs": {"type": "integer", "minimum": 0, "maximum": MAX_TOP_LOGPROBS},
     "max_tokens": _WHOLE,

@@ -13,6 +13,10 @@ from typing import Any
 
 import msgspec
 
+from cluster.batches.views import Owner
+from cluster.conversations.background import Order
+from cluster.errors import InternalError
+from deployments.gateway.background.later import queued_response
 from deployments.gateway.contract.turn import Turn
 
 OPENING_EVENTS = (b"event: response.created", b"event: response.in_progress")
@@ -20,6 +24,9 @@ FINAL_EVENTS = (b"event: response.completed", b"event: response.incomplete")
 ITEM_EVENTS = (b"event: response.output_item.", b"event: response.content_part.")
 
 _VLLMS_OWN = ("kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages")
+
+_NULLABLE = ("parameters", "strict")
+"""Of a tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,23 @@ class ResponseShape:
         except msgspec.DecodeError:
             return body
         return msgspec.json.encode(await self._kept(self._repaired(response)))
+
+    async def queued(self, response_id: str, body: bytes, owner: Owner) -> bytes:
+        """The response to a request that is answered later, once it is stored. ``body`` is as vLLM
+        would get it now. Raises ``TriremeError``."""
+        turn, created_at = self.turn, self.unix_s()
+        if turn.stored is None or turn.items is None or turn.later is None:
+            raise InternalError("a response that is not kept cannot be in the background")
+        asked = msgspec.json.decode(body)
+        response = queued_response(
+            response_id, created_at, asked, turn.previous_id, self.effort, self.service_tier
+        )
+        shown = msgspec.json.encode(response)
+        order = Order(
+            response_id, owner, turn.previous_id, created_at, turn.items, turn.later, shown
+        )
+        await turn.stored.order(order)
+        return shown
 
     async def event(self, event: bytes) -> bytes:
         """An event that carries the whole response, or an item or a part of it. The response of
@@ -97,12 +121,20 @@ class ResponseShape:
         for key in ("user", "usage"):
             if response.get(key) is None:
                 response.pop(key, None)
+        response["tools"] = [_tool(tool) for tool in response.get("tools") or ()]
         response["output"] = [_item(item) for item in response.get("output") or ()]
         return response
 
 
 def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
     return {key: each for key, each in value.items() if each is not None}
+
+
+def _tool(tool: Any) -> Any:
+    """As OpenAI repeats it: of what is not set, only what its schema asks for."""
+    if not isinstance(tool, dict):
+        return tool
+    return {key: each for key, each in tool.items() if each is not None or key in _NULLABLE}
 
 
 def _item(item: Any) -> Any:

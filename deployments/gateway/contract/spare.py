@@ -1,4 +1,4 @@
-"""Requests that a gateway sends to itself, to be served in spare time."""
+"""Requests that a gateway sends to itself: lines of batches, and responses in the background."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ SPARE = "trireme.spare"
 
 @dataclass(frozen=True, slots=True)
 class SpareCall:
-    """Whose rights the request has, None where callers are not told apart."""
+    """Whose rights the request has, None where callers are not told apart; and whether it is
+    served in spare time only."""
 
     caller: Caller | None
+    spare: bool = True

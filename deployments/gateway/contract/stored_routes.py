@@ -29,12 +29,7 @@ async def answer_stored(
         items = await stored.input_items(tenant, wanted)
         return _page([_listed(item, wanted, i) for i, item in enumerate(items)], _fields(query))
     if kind == "cancel":
-        await stored.response(tenant, wanted)
-        raise InvalidRequest(
-            "Only responses that were created with `background` can be cancelled, and none is "
-            "here; close the connection of a request to end it.",
-            code="not_cancellable",
-        )
+        return await stored.cancel(tenant, wanted)
     if method == "DELETE":
         await stored.delete(tenant, wanted)
         return {"id": wanted, "object": "response", "deleted": True}

@@ -7,6 +7,12 @@ import msgspec
 
 from cluster.errors import InvalidRequest
 from cluster.tenants.caller import Caller
+from deployments.gateway.background.later import (
+    check_may_wait,
+    is_wanted,
+    not_kept,
+    request_of,
+)
 from deployments.gateway.stored_responses import StoredResponses
 
 
@@ -14,7 +20,8 @@ from deployments.gateway.stored_responses import StoredResponses
 class Turn:
     """``items`` are those that the request brought, as JSON; None: nothing of it is kept.
 
-    ``recalled_bytes`` is the size of what was put before them.
+    ``recalled_bytes`` is the size of what was put before them. ``later`` is the request without
+    them, as JSON, of a response that is made in the background; None: it is made now.
     """
 
     stored: StoredResponses | None
@@ -22,6 +29,7 @@ class Turn:
     previous_id: str | None = None
     recalled_bytes: int = 0
     items: bytes | None = None
+    later: bytes | None = None
 
     @property
     def keeps(self) -> bool:
@@ -45,6 +53,10 @@ async def begin_turn(
     tenant = "" if caller is None else caller.tenant
     policy = None if stored is None else stored.policy(tenant)
     turn = Turn(None if policy is None else stored, tenant)
+    if is_wanted(body):
+        check_may_wait(body, stored_here=policy is not None)
+        turn.later = request_of(body)
+    body.pop("background", None)
     wanted, items = body.get("store"), _own_items(body.get("input"))
     if wanted is None or isinstance(wanted, bool):
         # vLLM has a store of its own, one in each process and without an end.
@@ -55,6 +67,8 @@ async def begin_turn(
         and (policy.by_default if wanted is None else wanted is True)
     ):
         turn.items = _encoded(items)
+    if turn.later is not None and not turn.keeps:
+        raise not_kept()
     previous_id = body.pop("previous_response_id", None)
     if previous_id is not None:
         turn.previous_id = previous_id

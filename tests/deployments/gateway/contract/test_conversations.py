@@ -295,7 +295,6 @@ async def test_only_what_the_request_and_the_policy_allow_is_kept(gateways: Gate
     assert (await explicit.answered(store=True))["store"] is True
     assert gateways.rows() == 1
     error_of(await on.ask(store="yes"), 400)
-    error_of(await on.ask(background=True), 400)
 
 
 async def test_a_request_that_fails_or_ends_early_leaves_nothing(gateways: Gateways) -> None:
