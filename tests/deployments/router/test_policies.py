@@ -298,18 +298,24 @@ def test_a_request_waits_where_a_residents_objective_would_be_missed() -> None:
     assert len(router.placements(1.0)) == 1
 
 
-def test_who_goes_ahead_gets_shorter_steps_than_the_objective_asks_for() -> None:
-    seats = seats_within(SLOS["low"].tpot_s, AHEAD_MARGIN)
-    assert seats < seats_within(SLOS["low"].tpot_s)
-    for taken, home in ((seats - 1, "a"), (seats, None)):
-        router = router_of("a", max_num_seqs=1000, kv_tokens=10**8)
-        occupy(router, "a", ["low"] * taken)
-        assert placed_on(router, request("low", prompt_tokens=1, ahead=True)) == home
+def test_who_comes_later_leaves_more_to_spare_where_somebody_goes_ahead() -> None:
+    low = SLOS["low"].tpot_s
+    seats, fewer = seats_within(low), seats_within(low, AHEAD_MARGIN)
+    assert fewer < seats
+    for taken, alone, beside in ((fewer, "a", None), (fewer // 2, "a", "a")):
+        for ahead, home in ((False, alone), (True, beside)):
+            router = router_of("a", max_num_seqs=1000, kv_tokens=10**8)
+            assert placed_on(router, request("low", prompt_tokens=1, ahead=ahead)) == "a"
+            occupy(router, "a", ["low"] * taken)
+            assert placed_on(router, request("low", prompt_tokens=1)) == home
+
+
+def test_who_goes_ahead_is_not_held_up_by_that() -> None:
     router = router_of("a", max_num_seqs=1000, kv_tokens=10**8)
     assert placed_on(router, request("low", prompt_tokens=1, ahead=True)) == "a"
-    occupy(router, "a", ["low"] * (seats - 1))
-    # Those who come after it leave it in peace, also where it is the only one that goes ahead.
+    occupy(router, "a", ["low"] * seats_within(SLOS["low"].tpot_s, 0.86))
     assert placed_on(router, request("low", prompt_tokens=1)) is None
+    assert placed_on(router, request("high", prompt_tokens=1, ahead=True)) == "a"
 
 
 def test_a_request_goes_to_the_replica_that_keeps_everybodys_objectives() -> None:
