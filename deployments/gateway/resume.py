@@ -7,6 +7,8 @@ body and 128 random bits of its request, and who changes the rest only garbles h
 
 import base64
 import binascii
+import re
+import uuid
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated
@@ -22,15 +24,24 @@ SEED_BITS = 63
 MAX_ID_CHARS = 8_192
 """A stream with two texts needs some 70; each tool call adds 12."""
 
+FOREIGN, OURS, UUID = range(3)
+"""Forms of a request id: anything, the gateway's own, HAProxy's (which gives one to each request
+that has none). A resumed stream keeps its id, as all chunks name it, if it is one of the latter."""
+
+_OWN_ID = re.compile(r"req_([0-9a-f]{32})")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 NOT_ENDED, FINISHED, COUNTED = range(3)
 """Whether a client has read its stream's finish reason, and its usage after that."""
 
 
 class Shown(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """What a client has read. ``texts`` counts each text's characters, with a checksum of them;
-    ``created`` is what the chunks say of when the stream began."""
+    ``created`` is what the chunks say of when the stream began, and ``form`` tells how its request
+    id is made of ``nonce``."""
 
     nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    form: int
     tier: Annotated[int, msgspec.Meta(ge=0, lt=len(TIERS))]
     created: int
     ended: int
@@ -73,12 +84,29 @@ class Resume:
     nonce: bytes
     keep_s: float
     shown: Shown | None = None
+    form: int = FOREIGN
 
     @property
     def seed(self) -> int:
         """The seed of a request that brings none: the same in every gateway."""
         digest = blake2b(self.nonce, digest_size=8, person=b"trireme-seed").digest()
         return int.from_bytes(digest) >> (64 - SEED_BITS)
+
+
+def new_resume(request_id: str, keep_s: float) -> Resume:
+    """Of a request that comes for the first time."""
+    if own := _OWN_ID.fullmatch(request_id):
+        return Resume(bytes.fromhex(own[1]), keep_s, form=OURS)
+    if _UUID.fullmatch(request_id):
+        return Resume(uuid.UUID(request_id).bytes, keep_s, form=UUID)
+    return Resume(uuid.uuid4().bytes, keep_s)
+
+
+def first_request_id(shown: Shown, request_id: str) -> str:
+    """The id that a request had at first, or else ``request_id``, which it has now."""
+    if shown.form == OURS:
+        return f"req_{shown.nonce.hex()}"
+    return str(uuid.UUID(bytes=shown.nonce)) if shown.form == UUID else request_id
 
 
 def journal_name(secret: str, resume: Resume, tenant: str, fingerprint: str) -> str:

@@ -4,8 +4,6 @@ A resumed stream is the whole one, written again from its first token, of which 
 is left out. So nothing of vLLM's state has to be kept or made anew.
 """
 
-import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
@@ -17,12 +15,20 @@ from cluster.errors import NotResumable, StreamDiffers
 from deployments.gateway.context import RequestContext
 from deployments.gateway.contract.asgi import Message, Send
 from deployments.gateway.contract.routes import Kind
-from deployments.gateway.resume import COUNTED, FINISHED, NOT_ENDED, Resume, Shown, read_event_id
+from deployments.gateway.resume import (
+    COUNTED,
+    FINISHED,
+    NOT_ENDED,
+    Resume,
+    Shown,
+    first_request_id,
+    new_resume,
+    read_event_id,
+)
 
 ASKED = b"x-trireme-resumable"
 LAST_EVENT_ID = b"last-event-id"
 
-_OWN_ID = re.compile(r"req_([0-9a-f]{32})")
 _EVENT = b"data: {"
 _ERROR = b'data: {"error"'
 _DATA = b"data: "
@@ -35,19 +41,11 @@ _UNFIT = ("logprobs", "top_logprobs", "prompt_logprobs", "return_token_ids", "ec
 def asked_resume(
     headers: Mapping[bytes, bytes], request_id: str, keep_s: float
 ) -> tuple[Resume | None, str]:
-    """What a request's headers ask for, and the id that it has; raises ``InvalidRequest``.
-
-    An id of our own making is the same when its client comes back, so that all chunks name one.
-    """
-    own = None if b"x-request-id" in headers else _OWN_ID.fullmatch(request_id)
+    """What a request's headers ask for, and the id that it has; raises ``InvalidRequest``."""
     if LAST_EVENT_ID in headers:
         shown = read_event_id(headers[LAST_EVENT_ID])
-        name = request_id if own is None else f"req_{shown.nonce.hex()}"
-        return Resume(shown.nonce, keep_s, shown), name
-    if headers.get(ASKED) != b"1":
-        return None, request_id
-    nonce = uuid.uuid4().bytes if own is None else bytes.fromhex(own[1])
-    return Resume(nonce, keep_s), request_id
+        return Resume(shown.nonce, keep_s, shown, shown.form), first_request_id(shown, request_id)
+    return (new_resume(request_id, keep_s) if headers.get(ASKED) == b"1" else None), request_id
 
 
 def fit_to_resume(kind: Kind, body: Mapping[str, Any], resume: Resume) -> Resume | None:
@@ -104,7 +102,8 @@ class ResumableSend:
 
     def _id(self, created: int) -> bytes:
         tier = TIERS.index(self._context.tier)
-        shown = Shown(self._resume.nonce, tier, created, self._ended, self._texts)
+        resume = self._resume
+        shown = Shown(resume.nonce, resume.form, tier, created, self._ended, self._texts)
         return shown.event_id()
 
     # ------------------------------------------------------------------ what an event shows

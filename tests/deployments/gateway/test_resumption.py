@@ -23,7 +23,7 @@ from deployments.gateway.context import RequestContext
 from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.metering import Metering
-from deployments.gateway.resume import NONCE_BYTES, NOT_ENDED, Resume, Shown
+from deployments.gateway.resume import NONCE_BYTES, NOT_ENDED, OURS, Resume, Shown
 from deployments.gateway.runaway import RunawayGuard
 from tests.deployments.engine.channel_world import link_settings, quick_engine
 from tests.deployments.gateway.test_fleet_client import (
@@ -61,7 +61,7 @@ class Asking:
         max_tokens: int = LONG,
         keep_s: float = KEEP_S,
     ) -> RequestContext:
-        shown = Shown(NONCE, 2, 7, NOT_ENDED, {}) if comes_back else None
+        shown = Shown(NONCE, OURS, 2, 7, NOT_ENDED, {}) if comes_back else None
         now = asyncio.get_running_loop().time()
         context = RequestContext(name, MODEL, "high", None, now, route="chat")
         context.caller = Caller(tenant, "k1")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import secrets
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from cluster.errors import StreamDiffers
 from deployments.gateway.context import RequestContext
 from deployments.gateway.contract.asgi import Message
 from deployments.gateway.contract.resumable import ResumableSend
-from deployments.gateway.resume import NONCE_BYTES, Resume, Shown, read_event_id
+from deployments.gateway.resume import NONCE_BYTES, OURS, Resume, Shown, read_event_id
 from tests.deployments.gateway.contract.door_world import (
     CHAT,
     MODEL,
@@ -271,6 +272,22 @@ async def test_after_every_event_the_rest_is_what_would_have_come(world: World, 
             assert joined([*events[: at + 1], *events_in(again)]) == whole
 
 
+async def test_all_chunks_name_one_request_whoever_gave_it_its_id(world: World) -> None:
+    """HAProxy gives each request one, so the second time it is another."""
+    given = "8d3fa6a2-0c0e-4f0e-9d1c-3f1f2a0b9c7d"
+    async with http_of(world) as http:
+        first = await http.post(PATH, json=STREAM, headers={**ASK, "x-request-id": given})
+        last_id = ids_in(events_in(first))[0]
+        back = {"last-event-id": last_id, "x-request-id": str(uuid.uuid4())}
+        again = await http.post(PATH, json=STREAM, headers=back)
+        assert again.headers["x-request-id"] == first.headers["x-request-id"] == given
+        assert joined([*events_in(first), *events_in(again)]).made == joined(events_in(first)).made
+        mine = await http.post(PATH, json=STREAM, headers={**ASK, "x-request-id": "mine"})
+        back = {"last-event-id": ids_in(events_in(mine))[0], "x-request-id": "mine, again"}
+        again = await http.post(PATH, json=STREAM, headers=back)
+        assert again.status_code == 200
+
+
 async def test_nothing_changes_unless_both_the_operator_and_the_client_want_it(
     world: World,
 ) -> None:
@@ -289,7 +306,7 @@ async def test_nothing_changes_unless_both_the_operator_and_the_client_want_it(
 async def test_what_cannot_be_resumed_has_no_ids_and_says_so_to_who_comes_back(
     world: World,
 ) -> None:
-    last_id = Shown(NONCE, 1, 7, 0, {}).event_id().decode()
+    last_id = Shown(NONCE, OURS, 1, 7, 0, {}).event_id().decode()
     unfit = [
         (PATH, CHAT),
         (PATH, {**STREAM, "n": 2}),
@@ -310,7 +327,7 @@ async def test_what_cannot_be_resumed_has_no_ids_and_says_so_to_who_comes_back(
 
 
 async def test_another_text_ends_a_resumed_stream_with_an_error(world: World) -> None:
-    last_id = Shown(NONCE, 1, 7, 0, {"reasoning": (4, 12345)}).event_id().decode()
+    last_id = Shown(NONCE, OURS, 1, 7, 0, {"reasoning": (4, 12345)}).event_id().decode()
     async with http_of(world) as http:
         response = await http.post(PATH, json=STREAM, headers={"last-event-id": last_id})
     client = joined(events_in(response))
