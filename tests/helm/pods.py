@@ -318,6 +318,7 @@ def stream(url: str, model: str, tokens: int, seen: dict[str, Any]) -> None:
     body["stream_options"] = {"include_usage": True}
     try:
         with HTTP.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+            answer.raise_for_status()
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     seen["chunks"] = seen.get("chunks", 0) + 1

@@ -164,7 +164,8 @@ def play(cluster: Cluster, operator: Operator, url: str, model: str) -> dict[str
     for each in seen:
         args = (url, model, STREAM_TOKENS, each)
         threading.Thread(target=pods.stream, args=args, daemon=True).start()
-    until("the streams", lambda: all(each.get("chunks", 0) > 3 for each in seen))
+    until("the streams", lambda: all(each.get("chunks", 0) > 3 or "error" in each for each in seen))
+    say(f"streams: {seen}")
     load.end()
     quiet, moved = time.monotonic(), failovers(cluster.pod("gateway")[0])
     say("quiet")
