@@ -9,7 +9,11 @@ Not here: all else that KubeRay does (Services, Serve, upgrades, status, pods th
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
+
+import yaml
 
 from tests.helm.stand_in import Resource, StandIn
 from tests.helm.toolbox import NAMESPACE, Tree
@@ -17,6 +21,19 @@ from tests.helm.toolbox import NAMESPACE, Tree
 CLUSTER = Resource("ray.io/v1", "rayclusters", "RayCluster")
 POD = Resource("v1", "pods", "Pod")
 HEAD_GROUP = "headgroup"
+
+
+def api_environment(kubeconfig: Path) -> dict[str, str]:
+    """Where Ray finds the API, and by what it knows it."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    server = urlsplit(config["clusters"][0]["cluster"]["server"])
+    return {
+        "KUBERNETES_SERVICE_HOST": str(server.hostname),
+        "KUBERNETES_SERVICE_PORT_HTTPS": str(server.port),
+        "RAY_KUBERAY_CA_CERT_PATH": str(kubeconfig.with_name("ca.crt")),
+        "RAY_KUBERAY_CLIENT_CERT_PATH": str(kubeconfig.with_name("client.crt")),
+        "RAY_KUBERAY_CLIENT_KEY_PATH": str(kubeconfig.with_name("client.key")),
+    }
 
 
 class Nodes(Protocol):

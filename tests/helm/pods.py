@@ -111,15 +111,18 @@ def start(
     if head is None:
         # KubeRay's operator would ask it; here the same calls are made without it.
         command += " --include-dashboard=false"
-    command += " --block " + " ".join(f"--{name}={value}" for name, value in params.items())
+    flags = (f"--{k}" if value == "true" else f"--{k}={value}" for k, value in params.items())
+    command += " --block " + " ".join(flags)
     settings = " ".join(shlex.quote(f"{each['name']}={each['value']}") for each in sysctls)
     script = (
         "mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /dev/shm && "
         "mkdir /tmp/home && cd /tmp/home && "
         f"sysctl -qw {settings} && ulimit -n {DESCRIPTORS} || exit 1; "
-        # As the kubelet would: Ray gives a node 30 s to start, which a busy machine may not keep.
+        # Ray gives a node 30 s to start, which a busy machine may not keep. One that did start and
+        # has ended stays so: KubeRay's pods are not restarted where its autoscaler is Ray's second.
         "trap 'kill $child; exit 0' TERM; "
-        f"for try in 1 2 3 4; do {command} & child=$!; wait $child; sleep 2; done"
+        f"for try in 1 2 3 4; do began=$SECONDS; {command} & child=$!; wait $child; "
+        "[ $((SECONDS - began)) -lt 40 ] || break; sleep 2; done"
     )
     log = Path(f"{pod.name}.log").open("wb")  # noqa: SIM115
     pod.process = subprocess.Popen(
@@ -185,9 +188,9 @@ def say(text: str) -> None:
 
 
 class Cluster:
-    """All pods of a RayService."""
+    """All pods of a RayService. ``up_to_max``: also those that its groups may get."""
 
-    def __init__(self, service: dict[str, Any]) -> None:
+    def __init__(self, service: dict[str, Any], *, up_to_max: bool = False) -> None:
         self.service = service
         spec = service["spec"]["rayClusterConfig"]
         groups = {each["groupName"]: each for each in spec["workerGroupSpecs"]}
@@ -197,7 +200,8 @@ class Cluster:
         for name, group in groups.items():
             self._specs[name] = group
             # A spare engine pod, as the node autoscaler would add for the one that goes.
-            for index in range(2 if name.startswith("engine-") else group["replicas"]):
+            count = 2 if name.startswith("engine-") else group["replicas"]
+            for index in range(group["maxReplicas"] if up_to_max else count):
                 number = 2 + len(self.pods)
                 self.pods.append(Pod(f"{name}.{index}", number, self._container(name)))
 
@@ -209,6 +213,14 @@ class Cluster:
         return [pod for pod in self.pods if pod.name.split(".")[0] == group]
 
     def start(self) -> None:
+        self.prepare()
+        for pod in self.pods:
+            self.start_pod(pod)
+            if pod is self.pods[0]:
+                self.head_is_up()
+
+    def prepare(self) -> None:
+        """Network, Redis and what stands in each environment; no pod runs."""
         make_network(self.pods)
         self.redis.start()
         head = self.pods[0]
@@ -226,9 +238,6 @@ class Cluster:
         }
         for pod in self.pods:
             pod.environment = environment(pod, given)
-            self.start_pod(pod)
-            if pod is head:
-                self.head_is_up()
 
     def start_pod(self, pod: Pod) -> None:
         group = self._specs[pod.name.split(".")[0]]
@@ -247,7 +256,7 @@ class Cluster:
 
     def kill(self, pod: Pod) -> None:
         """A node that is lost: nothing of it says goodbye."""
-        PROCESSES.pop(pod.name)
+        PROCESSES.pop(pod.name, None)
         command = ["ip", "netns", "pids", f"p{pod.number}"]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         for pid in found.stdout.split():
@@ -278,6 +287,13 @@ class Cluster:
         states: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
         return states
 
+    def pre_stop(self, pod: Pod) -> "subprocess.CompletedProcess[str]":
+        """The pod's hook, to its end."""
+        hook = shlex.join(pod.container["lifecycle"]["preStop"]["exec"]["command"])
+        return subprocess.run(
+            pod.shell(hook), env=pod.environment, capture_output=True, text=True, check=False
+        )
+
     def close(self) -> None:
         for pod in self.pods:
             if pod.process is not None:
@@ -302,6 +318,7 @@ def stream(url: str, model: str, tokens: int, seen: dict[str, Any]) -> None:
     body["stream_options"] = {"include_usage": True}
     try:
         with HTTP.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+            answer.raise_for_status()
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     seen["chunks"] = seen.get("chunks", 0) + 1
@@ -331,11 +348,8 @@ def leave_in_the_middle(cluster: Cluster, url: str, model: str) -> dict[str, Any
     running = threading.Thread(target=stream, args=(url, model, 3000, seen))
     running.start()
     until("the stream", lambda: seen.get("chunks", 0) > 3)
-    hook = shlex.join(old.container["lifecycle"]["preStop"]["exec"]["command"])
     started = time.monotonic()
-    done = subprocess.run(
-        old.shell(hook), env=old.environment, capture_output=True, text=True, check=False
-    )
+    done = cluster.pre_stop(old)
     took_s = time.monotonic() - started
     away = ops(old) is None
     assert old.process is not None

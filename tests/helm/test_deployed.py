@@ -1,16 +1,11 @@
 """The rendered RayService, run: its Serve configuration on a Ray whose nodes are its pods."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helm.toolbox import ROOT, Helm
+from tests.helm.in_pods import run_in_pods
+from tests.helm.toolbox import Helm
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -44,42 +39,9 @@ VALUES: dict[str, Any] = {
 }
 
 
-WANTED = "TRIREME_TEST_PODS"
-
-
-def allowed() -> bool:
-    """Whether this machine lets us make network namespaces."""
-    tools = all(shutil.which(each) for each in ("ip", "unshare"))
-    return tools and subprocess.run(["unshare", "-m", "-n", "true"], check=False).returncode == 0
-
-
 @pytest.fixture(scope="module")
 def seen(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    if not os.environ.get(WANTED):
-        pytest.skip(f"{WANTED}=1 runs it: 3 minutes, on a machine with nothing else to do")
-    if not allowed():
-        pytest.skip("no network namespaces here: root, `ip` and `unshare` are needed")
-    home = tmp_path_factory.mktemp("pods")
-    manifest = home / "manifest.yaml"
-    rendered = helm.render(values=VALUES)
-    assert rendered.returncode == 0, rendered.stderr
-    manifest.write_text(rendered.stdout)
-    command = ["unshare", "-m", "-n", "-p", "-f", "--kill-child", "--mount-proc"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [*command, sys.executable, "-m", "tests.helm.pods", str(manifest)],
-        cwd=home,
-        env={"PATH": path, "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=560,
-    )
-    logs = "\n".join(f"{log.name}: {log.read_text()[-1500:]}" for log in home.glob("*.log"))
-    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{logs}"
-    print(done.stdout)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return run_in_pods(helm, VALUES, "tests.helm.pods", tmp_path_factory.mktemp("pods"))
 
 
 def test_the_rendered_cluster_answers(seen: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How pods come and go: Ray's own KubeRay provider on the rendered cluster, and all of it, run."""
+"""How pods come and go: Ray's own KubeRay provider on the rendered cluster."""
 
 import copy
 import json
@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
-from tests.helm.kuberay import CLUSTER, Operator, ray_cluster
+from tests.helm.kuberay import CLUSTER, Operator, api_environment, ray_cluster
 from tests.helm.stand_in import StandIn, serving
 from tests.helm.toolbox import NAMESPACE, ROOT, Helm, Schemas, Tree, the
 
@@ -43,19 +41,6 @@ class Paper:
 
     def ended(self, pod: str) -> bool:
         return pod in self.going - self.slow
-
-
-def api_environment(kubeconfig: Path) -> dict[str, str]:
-    """Where Ray finds the API, and by what it knows it."""
-    config = yaml.safe_load(kubeconfig.read_text())
-    server = urlsplit(config["clusters"][0]["cluster"]["server"])
-    return {
-        "KUBERNETES_SERVICE_HOST": str(server.hostname),
-        "KUBERNETES_SERVICE_PORT_HTTPS": str(server.port),
-        "RAY_KUBERAY_CA_CERT_PATH": str(kubeconfig.with_name("ca.crt")),
-        "RAY_KUBERAY_CLIENT_CERT_PATH": str(kubeconfig.with_name("client.crt")),
-        "RAY_KUBERAY_CLIENT_KEY_PATH": str(kubeconfig.with_name("client.key")),
-    }
 
 
 @dataclass
