@@ -67,7 +67,7 @@ def run(operation, mode, wanted, number, counts, failures):
         for check in CHECKS:
             try:
                 case.validate_response(response, checks=[check])
-            except Exception as error:
+            except (Exception, BaseExceptionGroup) as error:
                 lines = [line for line in str(error).splitlines() if line.strip()]
                 name = f"{operation.label} {check.__name__}: {' '.join(lines[:4])[:300]}"
                 told = f"{json.dumps(case.body, default=repr)[:700]} -> {response.status_code} "

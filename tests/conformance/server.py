@@ -73,8 +73,7 @@ async def obey(core: ScriptedCore, request: Any, context: RequestContext) -> Non
         await core.say(request, token)
     cut = len(allowed) < len(tokens)
     finish = compat.FinishReason.LENGTH if cut else compat.FinishReason.STOP
-    last = compat.EngineCoreOutput(request.request_id, [allowed[-1]], finish_reason=finish)
-    await core.steps.put(compat.EngineCoreOutputs(outputs=[last]))
+    await core.write(request, allowed[-1], finish)
 
 
 async def main(directory: Path) -> None:

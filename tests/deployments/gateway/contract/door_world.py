@@ -10,6 +10,8 @@ from typing import Any
 os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
 
 import httpx
+import numpy
+from vllm.v1.outputs import LogprobsLists
 
 from cluster.config import Tier
 from cluster.errors import TriremeError
@@ -29,6 +31,13 @@ HELLO = [200005, 35644, 200008, 976, 1825, 200007, 200006, 173781]
 HELLO += [200005, 17196, 200008, 13225, 1354, 200002]
 
 Script = Callable[["ScriptedCore", Any, RequestContext], Any]
+
+
+def likely(token: int, others: int) -> LogprobsLists:
+    """The token was almost certain, and these are what else it might have been."""
+    tokens = [token, *(each for each in range(others + 1) if each != token)][: others + 1]
+    chances = [-0.01, *(-5.0 - place for place in range(others))]
+    return LogprobsLists(numpy.array([tokens]), numpy.array([chances]), numpy.array([1]))
 
 
 class ScriptedCore:
@@ -73,8 +82,16 @@ class ScriptedCore:
             task.cancel()
 
     async def say(self, request: compat.EngineCoreRequest, token: int, last: bool = False) -> None:
-        finish = compat.FinishReason.STOP if last else None
+        await self.write(request, token, compat.FinishReason.STOP if last else None)
+
+    async def write(
+        self, request: compat.EngineCoreRequest, token: int, finish: compat.FinishReason | None
+    ) -> None:
+        """One token, with as many alternatives as the request asks for."""
         output = compat.EngineCoreOutput(request.request_id, [token], finish_reason=finish)
+        params = request.sampling_params
+        if params is not None and params.logprobs is not None:
+            output.new_logprobs = likely(token, params.logprobs)
         await self.steps.put(compat.EngineCoreOutputs(outputs=[output]))
         await asyncio.sleep(0.001)
 
