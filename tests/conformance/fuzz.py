@@ -14,11 +14,14 @@ import sys
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
+from schemathesis.core.errors import UnsupportedSchema
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
+
+MOST_SEEDS = 50
 
 CHECKS = [
     schemathesis.checks.not_a_server_error,
@@ -49,6 +52,21 @@ def main(base_url, spec, cases, number):
 
 
 def run(operation, mode, wanted, number, counts, failures):
+    """What schemathesis cannot make the opposite of, it finds out in the middle: then another seed
+    makes the rest."""
+    before = sum(counts.values())
+    for attempt in range(MOST_SEEDS):
+        left = wanted - (sum(counts.values()) - before)
+        if left <= 0:
+            return
+        try:
+            make(operation, mode, left, number + 1000 * attempt, counts, failures)
+            return
+        except UnsupportedSchema:
+            continue
+
+
+def make(operation, mode, wanted, number, counts, failures):
     @seed(number)
     @settings(
         max_examples=max(1, wanted),
