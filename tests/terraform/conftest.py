@@ -1,5 +1,6 @@
 """Terraform prepared once, and AWS's stand-in, for all tests of this folder."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -48,13 +49,19 @@ def account(terraform: Terraform, aws: str) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an empty AWS account: moto, in a process of its own."""
+    """URL of an empty AWS account."""
+    with _empty_account(tmp_path_factory.mktemp("moto") / "log") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _empty_account(log: Path) -> Iterator[str]:
+    """moto, in a process of its own."""
     try:
         python = tool("moto", MOTO) / "python"
     except Missing as error:
         or_skip(error)
     (port,) = free_ports(1)
-    log = tmp_path_factory.mktemp("moto") / "log"
     script = Path(__file__).with_name("aws_stand_in.py")
     with log.open("wb") as out:
         server = subprocess.Popen(
@@ -74,25 +81,33 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def begun(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Life]]]:
+def begun(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Life]]]:
     """The examples' lives in the stand-in, begun before the first test if they are asked for.
 
     They last minutes, most of which the provider waits (for a database, a minute after each call),
-    so that they go on beside the other tests.
+    so that they go on beside the other tests. Each has an account of its own: to moto all clusters
+    of one account are the same issuer of identities.
     """
     wanted = any("life" in getattr(item, "fixturenames", ()) for item in request.session.items)
     if not (STAND_IN and wanted):
         yield {}
         return
     terraform: Terraform = request.getfixturevalue("terraform")
-    aws: str = request.getfixturevalue("aws")
-    pool = ThreadPoolExecutor(len(EXAMPLES))
-    yield {example: pool.submit(live, terraform, aws, example) for example in EXAMPLES}
-    pool.shutdown(cancel_futures=True)
+    with contextlib.ExitStack() as accounts, ThreadPoolExecutor(len(EXAMPLES)) as pool:
+        logs = tmp_path_factory.mktemp("accounts")
+        yield {
+            example: pool.submit(
+                live, terraform, accounts.enter_context(_empty_account(logs / example)), example
+            )
+            for example in EXAMPLES
+        }
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="session")
-def lives(begun: dict[str, Future[Life]], terraform: Terraform, aws: str) -> dict[str, Life]:
+def lives(begun: dict[str, Future[Life]]) -> dict[str, Life]:
     """Every example's whole life in the stand-in, once it is over."""
     return {example: future.result() for example, future in begun.items()}
 
