@@ -418,8 +418,8 @@ class FleetClient:
         log.info("replica %s of pool %s is up", replica_id, member.pool)
         now = self._now()
         for print_, entry in self.quarantine.standing():
-            name = print_, entry.model, entry.tier, entry.request_id
-            link.warn(Poison(*name, entry.until_s - now))
+            left_s = entry.until_s - now
+            link.warn(Poison(print_, entry.model, entry.tier, entry.request_id, left_s))
         self._dispatch()
 
     def on_step(self, link: EngineLink, step: Step) -> None:
@@ -579,11 +579,17 @@ class FleetClient:
             self._fail(stream, PoisonRequest())
 
     def _put_into_quarantine(self, stream: Stream) -> None:
-        request, ttl_s = stream.request, self.quarantine.ttl_s
-        name = self._print_of(stream), request.model, request.tier, stream.context.request_id
-        self._shun_print(Poison(*name, ttl_s))
+        request = stream.request
+        poison = Poison(
+            self._print_of(stream),
+            request.model,
+            request.tier,
+            stream.context.request_id,
+            self.quarantine.ttl_s,
+        )
+        self._shun_print(poison)
         for link in self._links.values():
-            link.warn(Poison(*name, ttl_s))
+            link.warn(poison)
         self.metrics.quarantined(stream)
 
     def _shun_print(self, poison: Poison) -> None:

@@ -18,6 +18,7 @@ from cluster.errors import DeadlineExceeded, InternalError, StoreAway, TriremeEr
 from cluster.tenants.caller import Caller
 from deployments.gateway.background.later import answered_response, failed_response, whole_request
 from deployments.gateway.batches.call import Answered, AnswerTooLarge, call, told_as_answer
+from deployments.gateway.batches.rounds import in_rounds
 from deployments.gateway.batches.threads import Threads
 from deployments.gateway.contract.asgi import ASGIApp
 from deployments.gateway.stored_responses import StoredResponses
@@ -75,7 +76,9 @@ class BackgroundRunner:
 
     def start(self) -> None:
         self._stored.changed = self.look_now
-        self._loop_task = asyncio.create_task(self._run())
+        self._loop_task = asyncio.create_task(
+            in_rounds(self._round, self._wake, self._pause_s, "the responses in the background")
+        )
 
     async def stop(self) -> None:
         """What runs is given back, for another gateway to take at once."""
@@ -102,21 +105,8 @@ class BackgroundRunner:
 
     # -------------------------------------------------------------- the loop
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._round()
-            except StoreAway:
-                pass  # told by the threads
-            except Exception:
-                # Must outlive any one bad round.
-                log.exception("a round of the responses in the background failed")
-            try:
-                async with asyncio.timeout(TICK_S if self._running else IDLE_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+    def _pause_s(self) -> float:
+        return TICK_S if self._running else IDLE_S
 
     async def _round(self) -> None:
         await self._write_down()

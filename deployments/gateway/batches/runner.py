@@ -19,6 +19,7 @@ from cluster.errors import InternalError, StoreAway, TriremeError
 from cluster.tenants.caller import Caller
 from deployments.gateway.batches.call import Answered, AnswerTooLarge, call, told_as_answer
 from deployments.gateway.batches.jobs import Jobs
+from deployments.gateway.batches.rounds import in_rounds
 from deployments.gateway.batches.threads import Threads
 from deployments.gateway.contract.asgi import ASGIApp
 
@@ -85,7 +86,9 @@ class BatchRunner:
         self._job: asyncio.Task[bool] | asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._loop_task = asyncio.create_task(self._run())
+        self._loop_task = asyncio.create_task(
+            in_rounds(self._round, self._wake, self._pause_s, "the batches")
+        )
 
     async def stop(self) -> None:
         """Lines that run are given back, for another gateway to take at once."""
@@ -115,26 +118,12 @@ class BatchRunner:
 
     # -------------------------------------------------------------- the loop
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._round()
-            except StoreAway:
-                pass  # told by the threads
-            except Exception:
-                # Must outlive any one bad round.
-                log.exception("a round of the batches failed")
-            pause_s = TICK_S if self._open or self._running else IDLE_S
-            try:
-                async with asyncio.timeout(pause_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            if self._running:
-                await asyncio.sleep(GATHER_S)
+    def _pause_s(self) -> float:
+        return TICK_S if self._open or self._running else IDLE_S
 
     async def _round(self) -> None:
+        if self._running:
+            await asyncio.sleep(GATHER_S)
         now = asyncio.get_running_loop().time()
         if now - self._renewed_s >= self._config.lease_s / 4 and self._running:
             await self._renew()
