@@ -15,13 +15,11 @@ from dataclasses import dataclass, replace
 
 from cluster.config import FailoverConfig, Tier
 from cluster.errors import (
-    InternalError,
     InvalidRequest,
     NoReplica,
     Overloaded,
     PoisonRequest,
     ReplicaLost,
-    StreamGone,
     TriremeError,
 )
 from cluster.steptime import StepModel
@@ -43,9 +41,9 @@ from deployments.engine.channel.frames import (
 from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.metering import Metering
-from deployments.gateway.quarantine import Entry, Quarantine, fingerprint
-from deployments.gateway.resume import Resume, journal_name
-from deployments.gateway.resumption import Found, recall
+from deployments.gateway.quarantine import Quarantine, fingerprint
+from deployments.gateway.resume import journal_name
+from deployments.gateway.returning import Returning
 from deployments.gateway.runaway import RunawayGuard
 from deployments.gateway.streams import AnswerWatch, FrontEnd, Stream
 from deployments.router import (
@@ -134,8 +132,7 @@ class FleetClient:
         self._members: Mapping[str, Member] = {}
         self._streams: dict[str, Stream] = {}
         self._by_number: dict[int, Stream] = {}
-        self._resuming: dict[str, tuple[Stream, asyncio.Task[None]]] = {}
-        """Streams of clients that came back, while it is found out what those have written."""
+        self._returning = Returning(self)
         self._numbers = itertools.count(1)
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -153,10 +150,7 @@ class FleetClient:
             if stream.link is not None:
                 stream.link.abort([stream.number])
             self._fail(stream, NoReplica("This gateway is being stopped."))
-        resuming, self._resuming = list(self._resuming.values()), {}
-        for stream, task in resuming:
-            task.cancel()
-            stream.front_end.fail(stream, NoReplica("This gateway is being stopped."))
+        self._returning.stop()
         links, self._links = list(self._links.values()), {}
         for link in links:
             await link.close()
@@ -251,9 +245,10 @@ class FleetClient:
             front_end.fail(stream, PoisonRequest())
             return
         if context.resume is not None:
-            stream.journal = self._journal_of(stream, context.resume)
+            secret, tenant = self.settings.secret, request.tenant
+            stream.journal = journal_name(secret, context.resume, tenant, self._print_of(stream))
             if context.resume.shown is not None:
-                self._take_up(stream)
+                self._returning.take_up(stream)
                 return
         refusal = self.router.admit(request, now)
         if refusal is not None:
@@ -268,80 +263,22 @@ class FleetClient:
             self.settings.secret, stream.request.model, stream.prompt_token_ids, stream.variant()
         )
 
+    def adopt(self, stream: Stream) -> None:
+        """Take in a stream that another gateway began. It goes on before all that is queued."""
+        self._streams[stream.request.request_id] = stream
+        self.router.adopt(stream.request, stream.recalled, self._now())
+        self._dispatch()
+
     def abort(self, request_ids: Iterable[str]) -> None:
         """The front-end has no more use for these (client gone, or a stop string was met)."""
         for request_id in request_ids:
-            if request_id in self._resuming:
-                resumed, task = self._resuming.pop(request_id)
-                task.cancel()
-                self._ended_elsewhere(resumed)
+            self._returning.abort(request_id)
             stream = self._streams.get(request_id)
             if stream is not None:
                 if stream.link is not None:
                     stream.link.abort([stream.number])
                 self._end(stream, complete=False)
         self._dispatch()
-
-    # -------------------------------------------------------------- clients that come back
-
-    def _journal_of(self, stream: Stream, resume: Resume) -> str:
-        return journal_name(
-            self.settings.secret, resume, stream.request.tenant, self._print_of(stream)
-        )
-
-    def _take_up(self, stream: Stream) -> None:
-        task = asyncio.create_task(self._resume(stream))
-        self._resuming[stream.request.request_id] = stream, task
-
-    async def _resume(self, stream: Stream) -> None:
-        """Give the front-end what was written elsewhere, and go on from there."""
-        try:
-            model = stream.request.model
-            members = [each for each in self._members.values() if each.model == model]
-            known = (self._links.get(each.endpoint.replica_id) for each in members)
-            found = await recall((link for link in known if link is not None), stream.journal)
-            if found is None:
-                self.metrics.taken_up(stream, "gone")
-                stream.front_end.fail(stream, StreamGone())
-            else:
-                await self._replay(stream, found)
-        except Exception as error:
-            log.exception("a stream could not be resumed")
-            stream.front_end.fail(stream, InternalError(str(error)))
-        finally:
-            self._resuming.pop(stream.request.request_id, None)
-
-    async def _replay(self, stream: Stream, found: Found) -> None:
-        context, now = stream.context, self._now()
-        stream.placements = 1  # elsewhere
-        stream.recalled = len(found.tokens)
-        stream.paid = stream.recalled if found.lives else 0
-        finish = found.finish
-        if found.tokens and stream.note(found.tokens, now) and finish is None:
-            finish = LENGTH  # where it may not think any longer, it was cut there too
-        stream.answer_s = None
-        if self.metering is not None:
-            self.metering.resumed(stream, found.cached_tokens, paid=found.lives)
-        context.settled = True
-        for outputs in found.outputs(stream.number, finish):
-            if outputs[-1].finish == REPETITION and context.guarded:
-                outputs[-1].finish, outputs[-1].stop_reason = LENGTH, None
-            stream.front_end.deliver([(stream, output) for output in outputs])
-            await asyncio.sleep(0)
-        if finish is not None:
-            self.metrics.taken_up(stream, "complete")
-            self._ended_elsewhere(stream)
-            return
-        self.metrics.taken_up(stream, "continued")
-        self._streams[stream.request.request_id] = stream
-        self.router.adopt(stream.request, stream.recalled, self._now())
-        self._dispatch()
-
-    def _ended_elsewhere(self, stream: Stream) -> None:
-        """A resumed stream is over before a replica of ours had anything to do with it."""
-        self.metrics.ended(stream)
-        if self.metering is not None:
-            self.metering.ended(stream)
 
     # -------------------------------------------------------------- placing
 
@@ -416,10 +353,8 @@ class FleetClient:
         load = self._remote(link, welcome.load, (0, 0, 0))
         self.router.on_load(replica_id, load, self._now())
         log.info("replica %s of pool %s is up", replica_id, member.pool)
-        now = self._now()
-        for print_, entry in self.quarantine.standing():
-            left_s = entry.until_s - now
-            link.warn(Poison(print_, entry.model, entry.tier, entry.request_id, left_s))
+        for poison in self.quarantine.standing(self._now()):
+            link.warn(poison)
         self._dispatch()
 
     def on_step(self, link: EngineLink, step: Step) -> None:
@@ -587,21 +522,15 @@ class FleetClient:
             stream.context.request_id,
             self.quarantine.ttl_s,
         )
-        self._shun_print(poison)
+        self.quarantine.add(poison, self._now())
         for link in self._links.values():
             link.warn(poison)
         self.metrics.quarantined(stream)
 
-    def _shun_print(self, poison: Poison) -> None:
-        until_s = self._now() + min(poison.left_s, self.quarantine.ttl_s)
-        entry = Entry(poison.model, poison.tier, until_s, poison.request_id)
-        self.quarantine.add(poison.fingerprint, entry)
-
     def on_poison(self, poison: Poison) -> None:
         """Another gateway has found out what engines die of."""
-        if poison.fingerprint not in self.quarantine:
+        if self.quarantine.add(poison, self._now()):
             log.warning("request %s is in quarantine, says another gateway", poison.request_id)
-            self._shun_print(poison)
 
     def _look_after_replicas(self) -> None:
         """Put aside what hangs or is slow, and lead requests away from replicas that are left."""
@@ -662,6 +591,12 @@ class FleetClient:
     def streams(self) -> int:
         """Generations queued or running for this gateway's clients."""
         return len(self._streams)
+
+    def links_of(self, model: str) -> list[EngineLink]:
+        """The connections to the replicas of ``model``."""
+        members = (each for each in self._members.values() if each.model == model)
+        known = (self._links.get(each.endpoint.replica_id) for each in members)
+        return [link for link in known if link is not None]
 
     def is_up(self, replica_id: str) -> bool:
         """Whether there is a connection to the replica."""

@@ -1,10 +1,9 @@
 """Requests that engines die of, known by a fingerprint; refused for a time before an engine."""
 
 from array import array
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
+
+from deployments.engine.channel.poisons import Poisons
 
 MAX_ENTRIES = 4096
 """Of more, the oldest are forgotten."""
@@ -19,56 +18,22 @@ def fingerprint(secret: str, model: str, prompt_token_ids: list[int], variant: b
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A quarantined fingerprint; ``until_s`` is on the caller's clock."""
-
-    model: str
-    tier: str
-    until_s: float
-    request_id: str
-
-
-class Quarantine:
-    """Entries stand for ``ttl_s`` at most; a refused request does not prolong it."""
+class Quarantine(Poisons):
+    """They stand for ``ttl_s`` at most; a refused request does not prolong it."""
 
     def __init__(self, ttl_s: float, max_entries: int = MAX_ENTRIES) -> None:
+        super().__init__(max_entries, ttl_s)
         self.ttl_s = ttl_s
-        self._max_entries = max_entries
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def add(self, print_: str, entry: Entry) -> None:
-        self._entries.pop(print_, None)
-        self._entries[print_] = entry
-        while len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
-
-    def expire(self, now: float) -> None:
-        """Forget what has stood long enough. Looks at all: what other gateways tell stands for
-        what is left of its time."""
-        over = [print_ for print_, entry in self._entries.items() if entry.until_s <= now]
-        for print_ in over:
-            del self._entries[print_]
-
-    def standing(self) -> Iterator[tuple[str, Entry]]:
-        """Every fingerprint and its entry, the oldest first."""
-        return iter(self._entries.items())
-
-    def __contains__(self, print_: str) -> bool:
-        return print_ in self._entries
 
     def listed(self, now: float) -> list[dict[str, object]]:
-        """For operators: the entries, the newest first."""
+        """For operators: the newest first."""
         return [
             {
-                "fingerprint": print_,
-                "model": entry.model,
-                "tier": entry.tier,
-                "request_id": entry.request_id,
-                "left_s": round(entry.until_s - now, 1),
+                "fingerprint": poison.fingerprint,
+                "model": poison.model,
+                "tier": poison.tier,
+                "request_id": poison.request_id,
+                "left_s": round(poison.left_s, 1),
             }
-            for print_, entry in reversed(self._entries.items())
+            for poison in reversed(list(self.standing(now)))
         ]

@@ -1,36 +1,48 @@
-"""What a replica knows of requests that engines die of. It passes that on between gateways."""
+"""Requests that engines die of: gateways know them, and replicas pass them on between those."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
 
-import msgspec
+from msgspec.structs import replace
 
 from deployments.engine.channel.frames import Poison
 
-MAX_POISONS = 1024
-"""Of more, the oldest are forgotten; the gateways that found them know them still."""
-
 
 class Poisons:
-    """Times are on the caller's clock, in seconds."""
+    """At most ``most``; of more, the oldest are forgotten. None stands for longer than
+    ``longest_s``. Times are in seconds of the caller's clock."""
 
-    def __init__(self, most: int = MAX_POISONS) -> None:
+    def __init__(self, most: int = 1024, longest_s: float = float("inf")) -> None:
         self._most = most
-        self._known: OrderedDict[str, tuple[Poison, float]] = OrderedDict()
+        self._longest_s = longest_s
+        self._known: OrderedDict[str, tuple[float, Poison]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, fingerprint: str) -> bool:
+        return fingerprint in self._known
 
     def add(self, poison: Poison, now: float) -> bool:
-        """Whether it is news."""
-        known = self._known.get(poison.fingerprint)
-        if known is not None and known[1] > now:
+        """Whether it is news. What stands already may stand for longer, but not for less."""
+        until_s = now + min(poison.left_s, self._longest_s)
+        stood_s, _ = self._known.get(poison.fingerprint, (now, None))
+        if until_s <= stood_s:
             return False
-        self._known[poison.fingerprint] = poison, now + poison.left_s
+        self._known[poison.fingerprint] = until_s, poison
         self._known.move_to_end(poison.fingerprint)
         while len(self._known) > self._most:
             self._known.popitem(last=False)
-        return True
+        return stood_s <= now
+
+    def expire(self, now: float) -> None:
+        """Forget what has stood long enough."""
+        over = [print_ for print_, (until_s, _) in self._known.items() if until_s <= now]
+        for print_ in over:
+            del self._known[print_]
 
     def standing(self, now: float) -> Iterator[Poison]:
-        """Those that stand, with what is left of their time."""
-        for poison, until_s in self._known.values():
+        """Those that stand, with what is left of their time; the oldest first."""
+        for until_s, poison in self._known.values():
             if until_s > now:
-                yield msgspec.structs.replace(poison, left_s=until_s - now)
+                yield replace(poison, left_s=until_s - now)

@@ -243,7 +243,7 @@ async def test_a_client_that_leaves_while_it_is_asked_for_leaves_nothing_behind(
             await asyncio.sleep(0.1)
             assert second.got("again") == []
             assert second.client.streams == 0
-            assert not second.client._resuming
+            assert not second.client._returning
             second.send("once more", comes_back=True)
             await second.begun("once more", len(first.got("r")) + 1)
             second.client.abort(["once more"])
