@@ -84,6 +84,14 @@ class Orders:
             found = connection.execute(query).one_or_none()
         return None if found is None else Unfinished(found.fence > 0, found.input, found.shown)
 
+    def begun(self, tenant: str, response_id: str) -> bool | None:
+        """Whether a gateway has taken it up; None: there is none, or it is over."""
+        row = BackgroundRow
+        query = select(row.fence).where(row.tenant == tenant, row.id == response_id)
+        with self._engine.connect() as connection:
+            fence = connection.execute(query).scalar_one_or_none()
+        return None if fence is None else fence > 0
+
     def cancel(self, tenant: str, response_id: str, ended: Callable[[bytes], bytes]) -> bool:
         """End it, with what ``ended`` makes of what was shown; whether it was not over."""
         row = BackgroundRow

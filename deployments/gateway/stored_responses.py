@@ -203,6 +203,15 @@ class StoredResponses:
         """Raises ``UnknownResponse``."""
         return (await self._read(tenant, response_id))[0]
 
+    async def news(self, tenant: str, before: dict[str, Any]) -> dict[str, Any]:
+        """The response as it stands, which was not over ``before``; little work as long as it is
+        not. Raises ``UnknownResponse``."""
+        response_id: str = before["id"]
+        begun = await self._ask(lambda: self._orders.begun(tenant, response_id))
+        if begun is None:
+            return await self.response(tenant, response_id)
+        return {**before, "status": "in_progress"} if begun else before
+
     async def input_items(self, tenant: str, response_id: str) -> list[Any]:
         """What the request of that response brought. Raises ``UnknownResponse``."""
         items: list[Any] = msgspec.json.decode((await self._read(tenant, response_id))[1])

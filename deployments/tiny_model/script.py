@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deployments.tiny_model import harmony, words
+from deployments.tiny_model import harmony, orders, words
 from deployments.tiny_model.constraint import Constraint, Content
 from deployments.tiny_model.harmony import Effort, Turn
 from deployments.tiny_model.json_values import Hints, Unsatisfiable, value_for
@@ -163,25 +163,34 @@ def _answer(
         body = _content(final, phrases, turn, chance)
         header = harmony.final_header(as_json=final.kind == "json")
         return _Answer(header, body, harmony.RETURN)
-    text = words.answer(phrases, turn.tool_result is not None, chance)
+    ordered = orders.text_to_say(turn.user_text) if turn.tool_result is None else None
+    text = ordered or words.answer(phrases, turn.tool_result is not None, chance)
     header = harmony.final_header(as_json=False)
     return _Answer(header, harmony.encode(text), harmony.RETURN, elastic=True)
 
 
 def _call(tool: Tool, turn: Turn, phrases: words.Phrases, chance: random.Random) -> _Answer:
-    body = _content(Content("json", schema=tool.parameters), phrases, turn, chance)
+    content = Content("json", schema=tool.parameters)
+    body = _content(content, phrases, turn, chance, tool=tool.name)
     return _Answer(harmony.call_header(tool.name), body, harmony.CALL)
 
 
 def _content(
-    content: Content, phrases: words.Phrases, turn: Turn, chance: random.Random
+    content: Content,
+    phrases: words.Phrases,
+    turn: Turn,
+    chance: random.Random,
+    tool: str | None = None,
 ) -> list[int]:
-    """The tokens of constrained content; for what cannot be written, the nearest that can."""
+    """The tokens of constrained content (of a call of ``tool``); for what cannot be written, the
+    nearest that can."""
     text: str | None = None
     if content.kind == "json":
         hints = Hints(phrases.hints, phrases.numbers, turn.user_text, chance)
         try:
-            text = json.dumps(value_for(content.schema, hints), ensure_ascii=False)
+            ordered = orders.json_to_say(turn.user_text, content.schema, tool)
+            value = value_for(content.schema, hints) if ordered is None else ordered
+            text = json.dumps(value, ensure_ascii=False)
         except (Unsatisfiable, RecursionError):
             text = "{}"
     elif content.kind == "choice":

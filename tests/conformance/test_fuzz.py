@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import python_with
+from tests.conformance.installed import python_with
 from tests.conformance.openai_schema import SPEC
 
 CASES = 150

@@ -15,7 +15,7 @@ import pytest
 
 from cluster.config import TIERS
 from deployments.tiny_model import make_tiny_model
-from tests.conformance.conftest import python_with
+from tests.conformance.installed import python_with
 from tests.e2e.running import HTTP, cluster
 
 pytestmark = [

@@ -8,7 +8,7 @@ import msgspec
 
 from cluster.errors import InvalidRequest
 
-NOT_REPEATED = ("background", "input", "store", "stream")
+NOT_REPEATED = ("background", "input", "store", "stream", "stream_options")
 """Fields of a request that are kept apart, or settled."""
 
 MAX_MESSAGE_CHARS = 1000
@@ -41,13 +41,6 @@ def is_wanted(body: Mapping[str, Any]) -> bool:
 
 def check_may_wait(body: Mapping[str, Any], *, stored_here: bool) -> None:
     """Raises ``InvalidRequest`` where the response cannot be in the background."""
-    if body.get("stream"):
-        raise InvalidRequest(
-            "A response in the background cannot be streamed here; leave out `stream` and ask for "
-            "it by its id.",
-            param="stream",
-            code="unsupported_parameter",
-        )
     if not stored_here:
         raise InvalidRequest(
             "`background` cannot be set here: responses are not stored.",

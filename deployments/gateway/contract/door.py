@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from cluster.config import TIERS, Tier
 from cluster.errors import (
     AmbiguousHead,
@@ -79,6 +81,7 @@ from deployments.gateway.contract.routes import (
 from deployments.gateway.contract.service_tier import service_tier
 from deployments.gateway.contract.spare import SPARE, SpareCall
 from deployments.gateway.contract.stored_routes import answer_stored
+from deployments.gateway.contract.told_events import EVENT_STREAM, tell_events
 from deployments.gateway.contract.turn import Turn, begin_turn
 from deployments.gateway.contract.unbroken import UnbrokenRuns
 from deployments.gateway.contract.values import check_values
@@ -215,11 +218,9 @@ class Door:
                     await self._tell_usage(caller, scope, request_id, send)
                     return
                 if route.kind in STORED:
-                    query = scope.get("query_string", b"")
-                    answered = await answer_stored(
-                        self._stored, caller, route.kind, scope["method"], path, query
+                    await answer_stored(
+                        self._stored, caller, route.kind, scope, path, receive, send, request_id
                     )
-                    await answer_json(send, 200, answered, {"x-request-id": request_id})
                     return
                 if route.kind in BATCH:
                     await answer_batch(
@@ -335,7 +336,7 @@ class Door:
             raw = await read_body(headers, receive, limits.max_body_bytes, limits.body_s)
             body, shape = await self._prepare_or_fail(route, raw, context)
             if isinstance(shape, ResponseShape) and shape.turn.later is not None:
-                ordered = await self._order(route, context, body, shape, send)
+                ordered = await self._order(route, context, body, shape, receive, send)
             else:
                 status = await self._run(route, context, body, shape, scope, receive, send)
         except ClientLeft:
@@ -447,16 +448,22 @@ class Door:
         context: RequestContext,
         body: bytes,
         shape: ResponseShape,
+        receive: Receive,
         send: Send,
     ) -> bool:
-        """Leave the request for the background, and answer that it is queued. It is counted when
-        it runs."""
+        """Leave the request for the background, and answer that it is queued, or tell how it goes.
+        It is counted when it runs."""
         owner, response_id = owner_of_caller(context.caller), f"resp_{uuid.uuid4().hex}"
         queued = await shape.queued(response_id, body, owner)
         reply = Reply(send, route, context, max_held_bytes=0, clock=self._clock, stop=_nothing)
+        turn = shape.turn
+        if turn.streams and turn.stored is not None:
+            response, head = msgspec.json.decode(queued), reply.headers(EVENT_STREAM)
+            await tell_events(turn.stored, turn.tenant, response, -1, head, receive, send)
+            return True
         size = str(len(queued)).encode()
-        head = [(b"content-type", b"application/json"), (b"content-length", size)]
-        await reply({"type": "http.response.start", "status": 200, "headers": head})
+        plain = [(b"content-type", b"application/json"), (b"content-length", size)]
+        await reply({"type": "http.response.start", "status": 200, "headers": plain})
         await reply({"type": "http.response.body", "body": queued})
         return True
 

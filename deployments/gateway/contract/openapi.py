@@ -106,6 +106,11 @@ _BODIES: dict[tuple[str, str], dict[str, Any]] = {
         }
     },
 }
+_STREAMED = [
+    {"name": "stream", "in": "query", "schema": {"type": "boolean", "default": False}},
+    {"name": "starting_after", "in": "query", "schema": {"type": "integer", "minimum": 0}},
+]
+"""Of a response that was made in the background."""
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -166,6 +171,8 @@ def _operation(kind: Kind, method: str) -> dict[str, Any]:
     if named is not None:
         in_path = {"name": named, "in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"] = [in_path]
+        if (kind, method) == ("response", "GET"):
+            operation["parameters"] += _STREAMED
     if (kind, method) in _BODIES:
         operation["requestBody"] = {"required": True, "content": _BODIES[kind, method]}
     answer: dict[str, Any] = {"description": "The answer."}

@@ -169,7 +169,7 @@ class Reply:
             held = [{"type": "http.response.body", "body": body}]
             kept = [each for each in head["headers"] if each[0].lower() != b"content-length"]
             head["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
-        head["headers"] = self._headers(head["headers"])
+        head["headers"] = self.headers(head["headers"])
         self._state = _State.OPEN
         if unary:
             self._complete(head["status"])
@@ -178,7 +178,8 @@ class Reply:
             # Through the front, as one of them may be what ends the stream.
             await (self._send(message) if unary else self(message))
 
-    def _headers(self, headers: Headers) -> Headers:
+    def headers(self, headers: Headers) -> Headers:
+        """``headers`` of vLLM's, or of an answer in its place, with ours."""
         ours = self._named()
         if _streams(headers):
             # nginx buffers a response for which it is not told otherwise.

@@ -5,7 +5,9 @@ from urllib.parse import parse_qsl
 
 from cluster.errors import InvalidRequest, UnknownResponse
 from cluster.tenants.caller import Caller
+from deployments.gateway.contract.asgi import Receive, Scope, Send, answer_json, as_headers
 from deployments.gateway.contract.routes import Kind, response_id
+from deployments.gateway.contract.told_events import EVENT_STREAM, tell_events
 from deployments.gateway.stored_responses import StoredResponses
 
 MAX_PAGE = 100
@@ -17,29 +19,63 @@ async def answer_stored(
     stored: StoredResponses | None,
     caller: Caller | None,
     kind: Kind,
-    method: str,
+    scope: Scope,
     path: str,
-    query: bytes,
-) -> dict[str, Any]:
-    """The body of the answer. Raises ``TriremeError``; where nothing is kept, nothing is found."""
+    receive: Receive,
+    send: Send,
+    request_id: str,
+) -> None:
+    """Raises ``TriremeError``; where nothing is kept, nothing is found."""
     tenant, wanted = "" if caller is None else caller.tenant, response_id(path)
+    named = {"x-request-id": request_id}
     if stored is None or stored.policy(tenant) is None:
         raise UnknownResponse(wanted, kept=False)
+    fields = _fields(scope.get("query_string", b""))
+    answered: dict[str, Any]
     if kind == "input_items":
         items = await stored.input_items(tenant, wanted)
-        return _page([_listed(item, wanted, i) for i, item in enumerate(items)], _fields(query))
-    if kind == "cancel":
-        return await stored.cancel(tenant, wanted)
-    if method == "DELETE":
+        answered = _page([_listed(item, wanted, i) for i, item in enumerate(items)], fields)
+    elif kind == "cancel":
+        answered = await stored.cancel(tenant, wanted)
+    elif scope["method"] == "DELETE":
         await stored.delete(tenant, wanted)
-        return {"id": wanted, "object": "response", "deleted": True}
-    if _fields(query).get("stream", "false").lower() not in ("false", "0"):
+        answered = {"id": wanted, "object": "response", "deleted": True}
+    else:
+        streams, after = _streams(fields), _starting_after(fields)
+        answered = await stored.response(tenant, wanted)
+        if streams:
+            _check_streamed_again(answered)
+            head = as_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **named})
+            head += EVENT_STREAM
+            await tell_events(stored, tenant, answered, after, head, receive, send)
+            return
+    await answer_json(send, 200, answered, named)
+
+
+def _streams(fields: dict[str, str]) -> bool:
+    return fields.get("stream", "false").lower() not in ("false", "0")
+
+
+def _starting_after(fields: dict[str, str]) -> int:
+    """The number of the last event that the client has; -1: none."""
+    given = fields.get("starting_after")
+    if given is None:
+        return -1
+    if not (given.isascii() and given.isdigit() and len(given) < 10):
         raise InvalidRequest(
-            "A stored response cannot be streamed again; ask for it without `stream`.",
+            "`starting_after` must be the number of an event.", param="starting_after"
+        )
+    return int(given)
+
+
+def _check_streamed_again(response: dict[str, Any]) -> None:
+    if response.get("background") is not True:
+        raise InvalidRequest(
+            "Only a response that was made in the background can be streamed again; ask for this "
+            "one without `stream`.",
             param="stream",
             code="unsupported_parameter",
         )
-    return await stored.response(tenant, wanted)
 
 
 def _fields(query: bytes) -> dict[str, str]:

@@ -21,7 +21,8 @@ class Turn:
     """``items`` are those that the request brought, as JSON; None: nothing of it is kept.
 
     ``recalled_bytes`` is the size of what was put before them. ``later`` is the request without
-    them, as JSON, of a response that is made in the background; None: it is made now.
+    them, as JSON, of a response that is made in the background; None: it is made now. ``streams``:
+    its caller wants to be told how it goes.
     """
 
     stored: StoredResponses | None
@@ -30,6 +31,7 @@ class Turn:
     recalled_bytes: int = 0
     items: bytes | None = None
     later: bytes | None = None
+    streams: bool = False
 
     @property
     def keeps(self) -> bool:
@@ -55,7 +57,7 @@ async def begin_turn(
     turn = Turn(None if policy is None else stored, tenant)
     if is_wanted(body):
         check_may_wait(body, stored_here=policy is not None)
-        turn.later = request_of(body)
+        turn.later, turn.streams = request_of(body), body.get("stream") is True
     body.pop("background", None)
     wanted, items = body.get("store"), _own_items(body.get("input"))
     if wanted is None or isinstance(wanted, bool):

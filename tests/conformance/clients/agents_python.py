@@ -2,6 +2,7 @@
 # ruff: noqa: PT017
 """OpenAI Agents SDK (Python), over chat completions and over Responses."""
 
+import asyncio
 import sys
 
 import openai
@@ -14,13 +15,14 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
-from checks import CALL, PERSON, SAY_PERSON, TOO_LONG, run
+from checks import BUSY_KEY, CALL, KEY, PERSON, RETRIES, SAY_PERSON, TOO_LONG, busy, run
 
 set_tracing_disabled(True)
 
 
-def models():
-    client = openai.AsyncOpenAI(base_url=sys.argv[1] + "/v1", api_key="x", timeout=60)
+def models(key=KEY):
+    url = sys.argv[1] + "/v1"
+    client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=60, max_retries=RETRIES)
     return (OpenAIChatCompletionsModel("tiny", client), OpenAIResponsesModel("tiny", client))
 
 
@@ -72,9 +74,10 @@ async def errors():
 
 
 async def retries():
-    for number, model in enumerate(models()):
-        result = await Runner.run(Agent("a", model=model), f"BUSY agents-{number} 1")
-        assert result.final_output
+    for number, model in enumerate(models(BUSY_KEY)):
+        agent = Agent("a", model=model)
+        asked = [Runner.run(agent, text) for text in busy(f"agents-{number}")]
+        assert all(result.final_output for result in await asyncio.gather(*asked))
 
 
 run("openai-agents", {"chat": chat, "stream": stream, "tools": tools,

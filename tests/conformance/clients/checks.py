@@ -4,9 +4,11 @@
 import asyncio
 import inspect
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 CASES = ("chat", "stream", "tools", "structured output", "errors", "retries")
@@ -20,6 +22,21 @@ CALL = 'CALL get_weather {"city": "Oslo"}'
 PERSON = {"name": "Ada", "age": 36}
 SAY_PERSON = "SAY " + json.dumps(PERSON)
 TOO_LONG = "word " * 140_000
+KEY = os.environ.get("TRIREME_CONFORMANCE_KEY", "x")
+BUSY_KEY = os.environ.get("TRIREME_CONFORMANCE_BUSY_KEY", KEY)
+"""Of a tenant that may have one request at a time, where the server knows tenants."""
+RETRIES = 5
+
+
+def busy(client: str) -> tuple[str, str]:
+    """Two messages to be sent at once with ``BUSY_KEY``: one of them or both are refused first."""
+    return f"BUSY {client}-1 1", f"BUSY {client}-2 1"
+
+
+def at_once(ask: Callable[[str], Any], texts: tuple[str, ...]) -> list[Any]:
+    """The answers to all ``texts``, each asked in a thread of its own."""
+    with ThreadPoolExecutor(len(texts)) as threads:
+        return list(threads.map(ask, texts))
 
 
 def run(client: str, cases: dict[str, Callable[[], Any]]) -> None:

@@ -5,13 +5,25 @@
 import sys
 
 import openai
-from checks import CALL, PERSON, SAY_PERSON, TOO_LONG, run
+from checks import (
+    BUSY_KEY,
+    CALL,
+    KEY,
+    PERSON,
+    RETRIES,
+    SAY_PERSON,
+    TOO_LONG,
+    at_once,
+    busy,
+    run,
+)
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-model = ChatOpenAI(model="tiny", base_url=sys.argv[1] + "/v1", api_key="x", timeout=60)
+common = {"model": "tiny", "base_url": sys.argv[1] + "/v1", "timeout": 60}
+model = ChatOpenAI(api_key=KEY, **common)
 
 
 class Person(BaseModel):
@@ -60,7 +72,8 @@ def errors():
 
 
 def retries():
-    assert model.invoke("BUSY langchain 1").content
+    patient = ChatOpenAI(api_key=BUSY_KEY, max_retries=RETRIES, **common)
+    assert all(answer.content for answer in at_once(patient.invoke, busy("langchain")))
 
 
 run("langchain-openai", {"chat": chat, "stream": stream, "tools": tools,

@@ -5,7 +5,19 @@ import json
 import sys
 
 import litellm
-from checks import CALL, PERSON, SAY_PERSON, TOO_LONG, WEATHER, run
+from checks import (
+    BUSY_KEY,
+    CALL,
+    KEY,
+    PERSON,
+    RETRIES,
+    SAY_PERSON,
+    TOO_LONG,
+    WEATHER,
+    at_once,
+    busy,
+    run,
+)
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}
 
@@ -15,7 +27,7 @@ def ask(text, **more):
         model=more.pop("model", "openai/tiny"),
         messages=[{"role": "user", "content": text}],
         api_base=sys.argv[1] + "/v1",
-        api_key="x",
+        api_key=more.pop("api_key", KEY),
         timeout=60,
         **more,
     )
@@ -57,7 +69,10 @@ def errors():
 
 
 def retries():
-    assert ask("BUSY litellm 1", num_retries=2).choices[0].message.content
+    def patient(text):
+        return ask(text, api_key=BUSY_KEY, num_retries=RETRIES).choices[0].message.content
+
+    assert all(at_once(patient, busy("litellm")))
 
 
 run("litellm", {"chat": chat, "stream": stream, "tools": tools,

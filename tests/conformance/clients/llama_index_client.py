@@ -5,22 +5,33 @@
 import sys
 
 import openai
-from checks import CALL, PERSON, SAY_PERSON, TOO_LONG, run
+from checks import (
+    BUSY_KEY,
+    CALL,
+    KEY,
+    PERSON,
+    RETRIES,
+    SAY_PERSON,
+    TOO_LONG,
+    at_once,
+    busy,
+    run,
+)
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
 
-model = OpenAILike(
-    model="tiny",
-    api_base=sys.argv[1] + "/v1",
-    api_key="x",
-    is_chat_model=True,
-    is_function_calling_model=True,
-    should_use_structured_outputs=True,
-    context_window=131_072,
-    timeout=60,
-)
+common = {
+    "model": "tiny",
+    "api_base": sys.argv[1] + "/v1",
+    "is_chat_model": True,
+    "is_function_calling_model": True,
+    "should_use_structured_outputs": True,
+    "context_window": 131_072,
+    "timeout": 60,
+}
+model = OpenAILike(api_key=KEY, **common)
 
 
 class Person(BaseModel):
@@ -65,8 +76,12 @@ def errors():
 
 
 def retries():
-    answer = model.chat([ChatMessage(role="user", content="BUSY llama-index 1")])
-    assert answer.message.content
+    patient = OpenAILike(api_key=BUSY_KEY, max_retries=RETRIES, **common)
+
+    def ask(text):
+        return patient.chat([ChatMessage(role="user", content=text)]).message.content
+
+    assert all(at_once(ask, busy("llama-index")))
 
 
 run("llama-index", {"chat": chat, "stream": stream, "tools": tools,

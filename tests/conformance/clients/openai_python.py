@@ -6,9 +6,21 @@ import json
 import sys
 
 import openai
-from checks import CALL, PERSON, SAY_PERSON, TOO_LONG, WEATHER, run
+from checks import (
+    BUSY_KEY,
+    CALL,
+    KEY,
+    PERSON,
+    RETRIES,
+    SAY_PERSON,
+    TOO_LONG,
+    WEATHER,
+    at_once,
+    busy,
+    run,
+)
 
-client = openai.OpenAI(base_url=sys.argv[1] + "/v1", api_key="x", timeout=60)
+client = openai.OpenAI(base_url=sys.argv[1] + "/v1", api_key=KEY, timeout=60)
 MODEL = "tiny"
 
 
@@ -77,8 +89,18 @@ def errors():
 
 
 def retries():
-    answer = client.chat.completions.create(model=MODEL, messages=say("BUSY openai-python 1"))
-    assert answer.choices[0].message.content
+    patient = client.with_options(api_key=BUSY_KEY, max_retries=RETRIES)
+
+    def ask(text):
+        answer = patient.chat.completions.create(model=MODEL, messages=say(text))
+        return answer.choices[0].message.content
+
+    assert all(at_once(ask, busy("openai-python")))
+
+    def respond(text):
+        return patient.responses.create(model=MODEL, input=text).output_text
+
+    assert all(at_once(respond, busy("openai-python-responses")))
 
 
 run("openai-python", {"chat": chat, "stream": stream, "tools": tools,

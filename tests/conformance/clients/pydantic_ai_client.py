@@ -2,10 +2,11 @@
 # ruff: noqa: PT017
 """pydantic-ai over chat completions and over Responses."""
 
+import asyncio
 import sys
 
 import openai
-from checks import CALL, PERSON, SAY_PERSON, TOO_LONG, run
+from checks import BUSY_KEY, CALL, KEY, PERSON, RETRIES, SAY_PERSON, TOO_LONG, busy, run
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.exceptions import ModelHTTPError
@@ -18,8 +19,9 @@ class Person(BaseModel):
     age: int
 
 
-def models():
-    client = openai.AsyncOpenAI(base_url=sys.argv[1] + "/v1", api_key="x", timeout=60)
+def models(key=KEY):
+    url = sys.argv[1] + "/v1"
+    client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=60, max_retries=RETRIES)
     provider = OpenAIProvider(openai_client=client)
     return (
         OpenAIChatModel("tiny", provider=provider),
@@ -66,8 +68,9 @@ async def errors():
 
 
 async def retries():
-    for number, model in enumerate(models()):
-        assert (await Agent(model).run(f"BUSY pydantic-{number} 1")).output
+    for number, model in enumerate(models(BUSY_KEY)):
+        asked = [Agent(model).run(text) for text in busy(f"pydantic-{number}")]
+        assert all(result.output for result in await asyncio.gather(*asked))
 
 
 run("pydantic-ai", {"chat": chat, "stream": stream, "tools": tools,

@@ -58,6 +58,19 @@ def test_a_json_object_is_given_when_one_is_asked_for(grammars: Grammars) -> Non
     assert isinstance(json.loads(final.text), dict)
 
 
+def test_ordered_json_is_legal_under_the_grammar_of_its_schema(grammars: Grammars) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    for each in (schema, {"type": "object"}):
+        params = grammars.structured_outputs(response_format=_json_schema(each))
+        final = grammars.reply(chat('SAY {"name": "Ada", "age": 36}'), params)[-1]
+        assert json.loads(final.text) == {"name": "Ada", "age": 36}
+
+
 @pytest.mark.parametrize(
     ("tool_choice", "strict"),
     [

@@ -118,6 +118,31 @@ def test_a_tool_result_is_repeated_and_the_tool_not_called_again() -> None:
     assert "21 degrees and sunny" in final.text
 
 
+def test_what_is_ordered_is_said_word_for_word() -> None:
+    assert _final(write_script(chat("SAY Row on, “all” of you")).tokens).text == (
+        "Row on, “all” of you"
+    )
+    order = 'CALL get_weather {"city": "Oslo", "days": 3}'
+    _, call = parse(write_script(chat(order, tools=[WEATHER])).tokens)
+    assert json.loads(call.text) == {"city": "Oslo", "days": 3}
+    more = called("get_weather", call.text, "rain in Oslo")
+    assert (
+        "rain in Oslo" in _final(write_script(chat(order, tools=[WEATHER], more=more)).tokens).text
+    )
+
+
+def test_an_order_against_the_schema_is_not_followed() -> None:
+    schema = {"properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    constraint = Constraint(final=Content("json", schema=schema))
+    for ordered, said in (('{"age": 36}', True), ('{"age": "36"}', False), ("36", False)):
+        final = _final(write_script(chat(f"SAY {ordered}"), 0, constraint).tokens)
+        assert (json.loads(final.text) == json.loads(ordered)) is said
+        jsonschema.validate(json.loads(final.text), schema)
+    order = 'CALL get_weather {"town": "Oslo"}'
+    _, call = parse(write_script(chat(order, tools=[WEATHER])).tokens)
+    jsonschema.validate(json.loads(call.text), WEATHER.parameters)
+
+
 # The rendering in a prompt has no bounds and no difference of integer and number, so tools at
 # random keep to what it shows; what it hides is tested where a grammar brings the whole schema.
 def _described(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Responses in the background: OpenAI's client unchanged, real store, doors and runners."""
 
 import asyncio
+import json
 import logging
 import re
 import sqlite3
@@ -20,6 +21,8 @@ from cluster.config import ResponsesConfig
 from cluster.conversations.tables import BackgroundRow
 from cluster.errors import InternalError, NoReplica, Overloaded
 from cluster.tenants.store import open_store
+from deployments.gateway.background.events import events_of
+from deployments.gateway.background.later import queued_response
 from deployments.gateway.background.runner import BackgroundRunner
 from deployments.gateway.context import RequestContext
 from deployments.gateway.stored_responses import StoredResponses
@@ -183,8 +186,11 @@ async def test_openais_client_leaves_a_response_and_comes_back_for_it(gateways: 
         await client.responses.retrieve(begun.id)
 
 
-async def test_the_documented_example_does_what_it_says(
-    gateways: Gateways, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("example", "said"), [(0, "completed Hello there\n"), (1, "Hello there\n")]
+)
+async def test_the_documented_examples_do_what_they_say(
+    gateways: Gateways, capsys: pytest.CaptureFixture[str], example: int, said: str
 ) -> None:
     gateway, loop = gateways.open(), asyncio.get_running_loop()
 
@@ -202,11 +208,12 @@ async def test_the_documented_example_does_what_it_says(
 
     http: Any = httpx.Client(transport=Bridge())
     client = OpenAI(api_key="none", base_url="http://gateway/v1", http_client=http, max_retries=0)
-    (example,) = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)
-    code = example.replace("gpt-oss-120b", MODEL).replace("sleep(2)", "sleep(0.05)")
-    assert code.count(MODEL) == code.count("sleep(0.05)") == 1
+    examples = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)
+    assert len(examples) == 2
+    code = examples[example].replace("gpt-oss-120b", MODEL).replace("sleep(2)", "sleep(0.05)")
+    assert code.count(MODEL) == 1
     await asyncio.to_thread(exec, code, {"client": client})
-    assert capsys.readouterr().out == "completed Hello there\n"
+    assert capsys.readouterr().out == said
     assert gateways.world.core.rendered_effort() == "high"
 
 
@@ -350,6 +357,213 @@ async def test_one_that_ends_its_gateways_fails(gateways: Gateways) -> None:
     gateway.runner.start()
     assert (await gateway.over(begun["id"]))["status"] == "failed"
     assert gateways.world.core.requests == []
+
+
+# ------------------------------------------------------------------ told as a stream
+
+
+class Listener:
+    """A client on a connection of its own, which it can close."""
+
+    def __init__(self, gateway: OneGateway, path: str, query: str = "", body: Any = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.head: dict[bytes, bytes] = {}
+        self.whole = False
+        self._left = asyncio.Event()
+        self._body = [] if body is None else [json.dumps(body).encode()]
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1",
+            "method": "POST" if self._body else "GET", "path": path, "root_path": "",
+            "raw_path": path.encode(), "query_string": query.encode(), "scheme": "http",
+            "headers": [(b"content-type", b"application/json")] if self._body else [],
+        }  # fmt: skip
+        self.task = asyncio.create_task(gateway.door(scope, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        if self._body:
+            return {"type": "http.request", "body": self._body.pop(), "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.head = dict(message["headers"])
+        elif message["body"]:
+            name, data = message["body"].decode().rstrip("\n").split("\n")
+            self.events.append(json.loads(data.removeprefix("data: ")))
+            assert name == f"event: {self.events[-1]['type']}"
+        self.whole = self.whole or message.get("more_body") is False
+
+    async def heard(self, events: int) -> list[str]:
+        async with asyncio.timeout(60):
+            while len(self.events) < events and not self.task.done():
+                await asyncio.sleep(0.02)
+        return [event["type"].removeprefix("response.") for event in self.events]
+
+    async def leave(self) -> None:
+        self._left.set()
+        await asyncio.wait_for(self.task, 60)
+
+    async def end(self) -> list[str]:
+        await asyncio.wait_for(self.task, 60)
+        assert self.whole
+        return await self.heard(0)
+
+
+def listen(gateway: OneGateway, **fields: Any) -> Listener:
+    body = {**RESPONSES, "background": True, "stream": True, **fields}
+    return Listener(gateway, PATH, body=body)
+
+
+def listen_again(gateway: OneGateway, response_id: str, after: int | None = None) -> Listener:
+    query = "stream=true" if after is None else f"stream=true&starting_after={after}"
+    return Listener(gateway, f"{PATH}/{response_id}", query)
+
+
+BEGUN = ["created", "queued", "in_progress"]
+PART = ["content_part.added", "{}.delta", "{}.done", "content_part.done"]
+
+
+def item(kind: str, parts: bool = True) -> list[str]:
+    inner = PART if parts else PART[1:3]
+    return ["output_item.added", *(each.format(kind) for each in inner), "output_item.done"]
+
+
+async def test_openais_client_hears_of_a_response_in_the_background(gateways: Gateways) -> None:
+    client = gateways.open().client()
+    stream = await client.responses.create(
+        model=MODEL, input="hi", background=True, stream=True, reasoning={"effort": "high"}
+    )
+    events = [event async for event in stream]
+    kinds = [event.type.removeprefix("response.") for event in events]
+    assert kinds == [*BEGUN, *item("reasoning_text"), *item("output_text"), "completed"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    final: Any = events[-1]
+    assert final.response.output_text == "Hello there"
+    assert final.response == await client.responses.retrieve(final.response.id)
+    for after in (0, 2, 7, len(events) - 2, len(events) - 1, 99):
+        again = await client.responses.retrieve(
+            final.response.id, stream=True, starting_after=after
+        )
+        rest = [event async for event in again]
+        assert [event.sequence_number for event in rest] == list(range(after + 1, len(events)))
+        # What it repeats of the request before it is over is as it was asked, later as vLLM says.
+        assert rest[max(0, 2 - after) :] == events[max(3, after + 1) :]
+
+
+async def test_each_event_is_openais(gateways: Gateways) -> None:
+    gateway = gateways.open()
+    listener = listen(gateway, model="tiny-high", tools=[TOOL], stream_options={})
+    await listener.end()
+    assert [faults("ResponseStreamEvent", event) for event in listener.events] == (
+        [[]] * len(listener.events)
+    )
+    assert listener.head[b"content-type"].startswith(b"text/event-stream")
+    assert (listener.head[b"cache-control"], listener.head[b"x-trireme-tier"]) == (
+        b"no-cache", b"high",
+    )  # fmt: skip
+    again = listen_again(gateway, listener.events[0]["response"]["id"])
+    await again.end()
+    assert again.events[len(BEGUN) :] == listener.events[len(BEGUN) :]
+    assert faults("ResponseStreamEvent", again.events[0]) == []
+
+
+async def test_who_leaves_hears_the_rest_at_another_gateway(gateways: Gateways) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(core: Any, request: Any, context: Any) -> None:
+        await go_on.wait()
+        await say_hello(core, request, context)
+
+    gateways.world.core.script = slow
+    first, second = gateways.open(), gateways.open(run=False)
+    listener = listen(first)
+    assert await listener.heard(3) == BEGUN
+    await listener.leave()
+    assert not gateways.world.core.aborted
+    response_id = listener.events[0]["response"]["id"]
+    again = listen_again(second, response_id, after=1)
+    assert await again.heard(1) == ["in_progress"]
+    go_on.set()
+    assert (await again.end())[-1] == "completed"
+    assert [event["sequence_number"] for event in again.events] == (
+        list(range(2, len(again.events) + 2))
+    )
+    assert await second.status(response_id) == "completed"
+
+
+async def test_a_second_attempt_is_no_second_stream(gateways: Gateways) -> None:
+    gateways.world.core.script = never_answer
+    first = gateways.open(background={"lease_s": 1.5})
+    second = gateways.open(run=False)
+    listener = listen(first)
+    assert await listener.heard(3) == BEGUN
+    again = listen_again(second, listener.events[0]["response"]["id"])
+    await first.die()
+    gateways.world.core.script = say_hello
+    second.runner.start()
+    kinds = await again.end()
+    assert (kinds.count("in_progress"), kinds[-1]) == (1, "completed")
+    assert await listener.end() == kinds
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete", "fail"])
+async def test_a_stream_tells_how_else_it_ended(gateways: Gateways, how: str) -> None:
+    gateways.world.core.script = never_answer
+    gateway = gateways.open()
+    wrong = [{"type": "item_reference", "id": "x"}]
+    listener = listen(gateway, **({"input": wrong} if how == "fail" else {}))
+    await listener.heard(3)
+    where = f"{PATH}/{listener.events[0]['response']['id']}"
+    if how == "cancel":
+        await gateway.http.post(f"{where}/cancel")
+    elif how == "delete":
+        await gateway.http.delete(where)
+    await listener.end()
+    last = listener.events[-1]
+    assert faults("ResponseStreamEvent", last) == []
+    assert last["sequence_number"] == 3
+    if how == "fail":
+        assert (last["type"], last["response"]["error"]["code"]) == (
+            "response.failed", "invalid_prompt",
+        )  # fmt: skip
+    else:
+        assert (last["type"], last["code"]) == (
+            "error", {"cancel": "response_cancelled", "delete": None}[how],
+        )  # fmt: skip
+
+
+async def test_calls_and_long_texts_are_told_in_openais_events() -> None:
+    call = {
+        "type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f",
+        "arguments": '{"a": 1}', "status": "completed",
+    }  # fmt: skip
+    part = {"type": "output_text", "text": "é" * 4500, "annotations": [], "logprobs": []}
+    message = {
+        "type": "message", "id": "msg_1", "role": "assistant", "status": "incomplete",
+        "content": [part],
+    }  # fmt: skip
+    response = queued_response("resp_1", 1.0, {"model": MODEL}, None, "low", "default")
+    over = {**response, "status": "incomplete", "output": [call, message]}
+    over["incomplete_details"] = {"reason": "max_output_tokens"}
+    events = events_of(over)
+    assert [faults("ResponseStreamEvent", event) for event in events] == [[]] * len(events)
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    said = item("output_text")
+    said[2:3] *= 3
+    assert kinds == [*BEGUN, *item("function_call_arguments", False), *said, "incomplete"]
+    deltas = [event["delta"] for event in events if event["type"].endswith("output_text.delta")]
+    assert "".join(deltas) == part["text"]
+
+
+async def test_only_what_was_in_the_background_is_streamed_again(gateways: Gateways) -> None:
+    gateway = gateways.open()
+    begun, synchronous = await gateway.begun(), await gateway.begun(background=False)
+    where = f"{PATH}/{synchronous['id']}?stream=true"
+    assert error_of(await gateway.http.get(where), 400)["param"] == "stream"
+    for wrong in ("-1", "x", "1" * 10):
+        where = f"{PATH}/{begun['id']}?stream=true&starting_after={wrong}"
+        assert error_of(await gateway.http.get(where), 400)["param"] == "starting_after"
 
 
 # ------------------------------------------------------------------ several gateways
@@ -497,7 +711,7 @@ async def test_a_key_that_is_revoked_runs_nothing_more(gateways: Gateways) -> No
 async def test_what_cannot_be_in_the_background_is_refused(gateways: Gateways) -> None:
     gateway = gateways.open(run=False, background={"max_open": 2})
     for fields, param in (
-        ({"stream": True}, "stream"),
+        ({"stream": "yes"}, "stream"),
         ({"store": False}, "background"),
         ({"background": "yes"}, "background"),
         ({"background": 1}, "background"),
