@@ -35,8 +35,16 @@ def objects(rendered: dict[str, list[Tree]], request: pytest.FixtureRequest) -> 
 
 
 def config_of(objects: list[Tree]) -> TriremeConfig:
-    args = serve_config(objects)["applications"][0]["args"]
-    return TriremeConfig.model_validate(args["config"])
+    """That of the whole cluster: the autoscaler knows it. Without one, what gateways know, and how
+    many replicas each pool has."""
+    gateways, *rest = serve_config(objects)["applications"]
+    config: Tree = gateways["args"]["config"]
+    if rest[-1]["name"].endswith("-autoscaler"):
+        return TriremeConfig.model_validate(rest[-1]["args"]["config"])
+    sizes = {each["name"]: each["num_replicas"] for pool in rest for each in pool["deployments"]}
+    for pool in (pool for model in config["models"] for pool in model["pools"]):
+        pool["replicas"] = sizes[f"engine-{pool['name']}"]
+    return TriremeConfig.model_validate(config)
 
 
 def serve_config(objects: list[Tree]) -> Tree:
