@@ -16,8 +16,8 @@ LAST = {"said.log": 5_000, "told.log": 40_000, "autoscaler.log": 20_000}
 """Characters that are shown of a log after a failure; of others a few."""
 
 LONGEST_S = 1500
-"""Five times what it takes where nothing else runs: with three busy processes for each core, a
-cluster needed 3 minutes instead of 40 s until it answered."""
+"""Five times what it takes where nothing else runs: with four busy processes beside it on two
+cores, a cluster took some 3 minutes instead of 1 to answer."""
 
 
 def allowed() -> bool:

@@ -1,6 +1,7 @@
 """Everything that the chart renders is what Kubernetes, KubeRay, Ray and Trireme itself accept."""
 
 import base64
+import json
 import re
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.helm.toolbox import (
     Tree,
     containers,
     of_kind,
+    parsed,
     pod_templates,
     the,
 )
@@ -48,7 +50,7 @@ def config_of(objects: list[Tree]) -> TriremeConfig:
 
 
 def serve_config(objects: list[Tree]) -> Tree:
-    config: Tree = yaml.safe_load(the(objects, "RayService")["spec"]["serveConfigV2"])
+    (config,) = parsed(the(objects, "RayService")["spec"]["serveConfigV2"])
     return config
 
 
@@ -165,7 +167,7 @@ def test_secrets_stand_only_in_secrets(objects: list[Tree]) -> None:
         for secret in of_kind(objects, "Secret")
         for value in secret["data"].values()
     ]
-    text = yaml.safe_dump([each for each in objects if each["kind"] != "Secret"])
+    text = json.dumps([each for each in objects if each["kind"] != "Secret"])
     assert all(len(value) >= 32 and value not in text for value in values)
 
 
