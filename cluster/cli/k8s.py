@@ -171,7 +171,8 @@ def _rendered(values: list[Path] | None, name: str, namespace: str, helm: str) -
 
 def _check_config(parts: "Sequence[Part]") -> None:
     """Raises ConfigError for what the chart's schema cannot know. vLLM's arguments are not asked
-    for here: that takes its import, and a machine that has it (``trireme k8s check``)."""
+    for here: that takes its import, and a machine that has it (``trireme k8s check``). No single
+    application has it all: gateways are not told how pools scale."""
     import yaml
 
     from cluster.loading import load
@@ -179,10 +180,11 @@ def _check_config(parts: "Sequence[Part]") -> None:
     for each in parts:
         if each.kind == "RayService":
             serve = yaml.safe_load(each.tree["spec"]["serveConfigV2"])
-            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                yaml.safe_dump(serve["applications"][0]["args"]["config"], file)
-                file.flush()
-                load(Path(file.name), {})
+            for application in serve["applications"]:
+                with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                    yaml.safe_dump(application["args"]["config"], file)
+                    file.flush()
+                    load(Path(file.name), {})
 
 
 def _wanted(

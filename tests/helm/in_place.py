@@ -23,7 +23,8 @@ from cluster.hardware import Hardware
 from cluster.local_ray import LOOPBACK, LocalRay, connect
 from tests.helm.toolbox import Tree, parsed, the
 
-WAIT_S = 120.0
+WAIT_S = 600.0
+"""An engine of vLLM starts in there, on whatever machine this is."""
 
 
 def schema_of(manifest: Path) -> Tree:
@@ -74,9 +75,9 @@ def settled(names: set[str]) -> dict[str, list[str]]:
     raise SystemExit(f"not settled within {WAIT_S:.0f} s: {serve.status()}")
 
 
-def ask(port: int, model: str) -> str:
+def ask(port: int, model: str) -> Tree:
     body: Tree = {"model": model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 8}
-    with httpx.Client(base_url=f"http://{LOOPBACK}:{port}", trust_env=False, timeout=30) as http:
+    with httpx.Client(base_url=f"http://{LOOPBACK}:{port}", trust_env=False, timeout=120) as http:
         ends = time.monotonic() + WAIT_S
         while not http.get("/ready").is_success:
             if time.monotonic() > ends:
@@ -84,7 +85,8 @@ def ask(port: int, model: str) -> str:
             time.sleep(0.5)
         answer = http.post("/v1/chat/completions", json=body)
     answer.raise_for_status()
-    return str(answer.json()["choices"][0]["finish_reason"])
+    told: Tree = answer.json()
+    return {"finish": told["choices"][0]["finish_reason"], "usage": told["usage"]}
 
 
 def main(folder: Path, manifests: list[Path]) -> None:
@@ -94,10 +96,12 @@ def main(folder: Path, manifests: list[Path]) -> None:
     connect(ours.address, "serve", here=True)
     seen = []
     for tree in trees:
+        began = time.monotonic()
         deploy(tree)
         running = settled({each["name"] for each in tree["applications"]})
-        finish = ask(config.gateway.port, config.models[0].name)
-        seen.append({"replicas": running, "answer": finish})
+        settled_s = time.monotonic() - began
+        answer = ask(config.gateway.port, config.models[0].name)
+        seen.append({"replicas": running, "settled_s": round(settled_s, 1), "answer": answer})
     print(json.dumps(seen), flush=True)
     ray.shutdown()
 

@@ -32,7 +32,7 @@ from tests.services import redis_program
 
 ROOT = Path(__file__).resolve().parents[2]
 NET = "10.77.0"
-READY_S = 240.0
+READY_S = 600.0
 AWAY_S = 20.0
 """How long the head is gone. Ray gives up a head after ten minutes, as KubeRay sets it."""
 

@@ -4,9 +4,7 @@ import copy
 import json
 from dataclasses import dataclass
 
-import yaml
-
-from tests.helm.toolbox import Tree, of_kind, the
+from tests.helm.toolbox import Tree, of_kind, parsed, the
 
 MUTED_GROUP = ("replicas", "minReplicas", "maxReplicas")
 MUTED_POD = ("tolerations", "schedulingGates")
@@ -69,8 +67,8 @@ def _applications(objects: list[Tree]) -> dict[str, str]:
     from ray.serve._private.deploy_utils import get_app_code_version
     from ray.serve.schema import ServeDeploySchema
 
-    text = the(objects, "RayService")["spec"]["serveConfigV2"]
-    schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
+    (serve,) = parsed(the(objects, "RayService")["spec"]["serveConfigV2"])
+    schema = ServeDeploySchema.model_validate(serve)
     return {each.name: get_app_code_version(each) for each in schema.applications}
 
 

@@ -196,6 +196,39 @@ def play(cluster: Cluster, operator: Operator, url: str, model: str) -> dict[str
     }
 
 
+def told(cluster: Cluster, operator: Operator) -> str:
+    """What to read when something did not happen."""
+    head = cluster.pods[0]
+    (group,) = [each for each in operator.groups if each["groupName"] == ENGINES]
+    state: dict[str, Any] = {
+        "replicas": group["replicas"],
+        "scaleStrategy": group.get("scaleStrategy"),
+        "made": operator.made,
+        "deleted": operator.deleted,
+        "serving": [pod.name for pod in cluster.pods if ops(pod) is not None],
+        "applications": cluster.serve("status"),
+    }
+    with suppress(httpx.HTTPError, ValueError):
+        state["decisions"] = HTTP.get(f"http://{head.address}:9400/decisions").json()[:20]
+    lines = [json.dumps(state, indent=1)]
+    logs = "/tmp/ray/session_latest/logs"
+    for command in ("ray status -v", f"tail -n 60 {logs}/serve/controller_*.log"):
+        done = subprocess.run(
+            head.shell(command),
+            env=head.environment | {"RAY_ADDRESS": f"{head.address}:6379"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines += [f"$ {command}", done.stdout, done.stderr[-1000:]]
+    for pod in cluster.pod(ENGINES):
+        if pod.process is not None and pod.process.poll() is None:
+            command = f"ls {logs}/serve; tail -n 25 {logs}/serve/*engine*.log"
+            done = subprocess.run(pod.shell(command), capture_output=True, text=True, check=False)
+            lines += [f"{pod.name}:", done.stdout]
+    return "\n".join(lines)
+
+
 def look_for_ever(operator: Operator, ended: threading.Event) -> None:
     while not ended.wait(0.5):
         operator.look()
@@ -231,12 +264,17 @@ def main(manifest: str) -> None:
         stack.callback(ended.set)
         threading.Thread(target=look_for_ever, args=(operator, ended), daemon=True).start()
         start_autoscaler(head, kubeconfig, name)
-        until("the deployment", lambda: cluster.serve("deploy"))
-        say("deployed")
-        url = f"http://{cluster.pod('gateway')[0].address}:{config['gateway']['port']}"
-        until("readiness", lambda: HTTP.get(f"{url}/ready").is_success)
-        say("ready")
-        print(json.dumps(play(cluster, operator, url, model) | {"hooks": places.hooks}), flush=True)
+        try:
+            until("the deployment", lambda: cluster.serve("deploy"))
+            say("deployed")
+            url = f"http://{cluster.pod('gateway')[0].address}:{config['gateway']['port']}"
+            until("readiness", lambda: HTTP.get(f"{url}/ready").is_success)
+            say("ready")
+            seen = play(cluster, operator, url, model)
+        except SystemExit:
+            Path("told.log").write_text(told(cluster, operator))
+            raise
+        print(json.dumps(seen | {"hooks": places.hooks}), flush=True)
 
 
 if __name__ == "__main__":

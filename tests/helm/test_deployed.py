@@ -7,7 +7,7 @@ import pytest
 from tests.helm.in_pods import run_in_pods
 from tests.helm.toolbox import Helm
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1600)]
 
 VALUES: dict[str, Any] = {
     "config": {

@@ -10,7 +10,7 @@ from tests.helm.in_pods import run_in_pods
 from tests.helm.scaling import STREAM_TOKENS
 from tests.helm.toolbox import Helm, Tree
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1600)]
 
 VALUES: Tree = {
     "config": {

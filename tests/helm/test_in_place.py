@@ -1,4 +1,5 @@
-"""The rendered Serve configuration on a real Ray, then changed: who is replaced, who is not."""
+"""The trial preset's Serve configuration on a real Ray, with its tiny model on vLLM, and changed:
+who answers, who is replaced, and who is not."""
 
 import json
 import os
@@ -10,9 +11,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import yaml
 
 from cluster.local_ray import (
     clean_environment,
@@ -21,52 +22,58 @@ from cluster.local_ray import (
     serve_environment,
 )
 from tests.helm.test_objects import config_of
-from tests.helm.toolbox import ROOT, Helm, parsed
+from tests.helm.toolbox import CHART, ROOT, Helm, Tree, parsed
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1000)]
 
-MAIN: dict[str, Any] = {
-    "name": "main",
+TRIAL: Tree = yaml.safe_load((CHART / "values-trial.yaml").read_text())
+(MODEL,) = TRIAL["config"]["models"]
+# The preset's own pool: vLLM on CPUs. One engine is enough here, and a second takes a minute.
+(MAIN,) = ({**pool, "replicas": 1} for pool in MODEL["pools"])
+SPARE: Tree = {
+    "name": "spare",
     "engine": "simulated",
     "device": "cpu",
     "num_cpus": 0.1,
     "drain_timeout_s": 5,
+    # So that only the main pool answers.
+    "tiers": [],
+    "lends_to": ["low"],
 }
-SPARE: dict[str, Any] = {**MAIN, "name": "spare", "tiers": []}
-SCALED: dict[str, Any] = {
+SCALED: Tree = {
     **SPARE,
     "name": "scaled",
     "replicas": 2,
     "scaling": {"min_replicas": 2, "max_replicas": 3},
 }
-STEPS = ("before", "after")
+STEPS = ("installed", "resized", "tuned")
 
 
-def values(port: int) -> dict[str, dict[str, Any]]:
-    """Of an installation, and of an upgrade that changes a tier and the sizes of two pools."""
-    gateway = {"replicas": 1, "num_cpus": 0.1, "port": port, "max_stream_s": 20}
-    config: dict[str, Any] = {
-        "name": "trial",
-        "gateway": {**gateway, "insecure_listen_without_auth": True},
-        "access": {"mode": "none"},
-    }
-    model = {"name": "sim", "source": "tiny"}
-    first = {**config, "models": [{**model, "pools": [MAIN, SPARE, SCALED]}]}
+def values(port: int) -> dict[str, Tree]:
+    """On top of the preset: an installation, an upgrade to other sizes of two pools, and one to
+    other tiers."""
+    gateway = {**TRIAL["config"]["gateway"], "port": port, "max_stream_s": 20}
     grown = {**SCALED, "scaling": {"min_replicas": 2, "max_replicas": 4}}
-    pools = [MAIN, {**SPARE, "replicas": 2}, grown]
-    tiers = {"high": {"max_queued": 99}}
-    second = {**config, "tiers": tiers, "models": [{**model, "pools": pools}]}
-    return {"before": {"config": first}, "after": {"config": second}}
+    first, second = [MAIN, SPARE, SCALED], [MAIN, {**SPARE, "replicas": 2}, grown]
+    settings: list[Tree] = [
+        {"models": [{**MODEL, "pools": first}]},
+        {"models": [{**MODEL, "pools": second}]},
+        {"models": [{**MODEL, "pools": second}], "tiers": {"high": {"max_queued": 99}}},
+    ]
+    return {
+        step: {"config": {"gateway": gateway, **each}}
+        for step, each in zip(STEPS, settings, strict=True)
+    }
 
 
 @pytest.fixture(scope="module")
-def seen(helm: Helm) -> Iterator[dict[str, dict[str, Any]]]:
+def seen(helm: Helm) -> Iterator[dict[str, Tree]]:
     # Ray's sockets need a short path.
     folder = Path(tempfile.mkdtemp(prefix="tri-"))
     (port,) = free_ports(1)
     manifests = []
     for step, given in values(port).items():
-        rendered = helm.render(values=given)
+        rendered = helm.render("trial", values=given)
         assert rendered.returncode == 0, rendered.stderr
         manifests.append(folder / f"{step}.yaml")
         manifests[-1].write_text(rendered.stdout)
@@ -92,7 +99,7 @@ def seen(helm: Helm) -> Iterator[dict[str, dict[str, Any]]]:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=360)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0
         yield dict(zip(STEPS, json.loads(output.splitlines()[-1]), strict=True))
     finally:
@@ -101,20 +108,28 @@ def seen(helm: Helm) -> Iterator[dict[str, dict[str, Any]]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_cluster_answers_before_and_after(seen: dict[str, dict[str, Any]]) -> None:
-    assert {each["answer"] for each in seen.values()} <= {"stop", "length"}
-    # The one that scales begins with its pool's own number.
-    assert {len(each["replicas"]["engine-scaled"]) for each in seen.values()} == {2}
+def test_the_trial_preset_is_served_by_vllm_at_every_step(seen: dict[str, Tree]) -> None:
+    assert MAIN.get("engine", "vllm") == "vllm"
+    for each in seen.values():
+        answer = each["answer"]
+        assert answer["finish"] in ("stop", "length")
+        assert 0 < answer["usage"]["completion_tokens"] <= 8
+        assert len(each["replicas"]["engine-main"]) == 1
+        # The one that scales begins with its pool's own number.
+        assert len(each["replicas"]["engine-scaled"]) == 2
 
 
-def test_gateways_are_replaced_and_no_engine_is(seen: dict[str, dict[str, Any]]) -> None:
-    before, after = (seen[step]["replicas"] for step in STEPS)
+def test_other_sizes_of_pools_replace_nothing(seen: dict[str, Tree]) -> None:
+    before, after = (seen[step]["replicas"] for step in STEPS[:2])
+    for name in ("gateway", "engine-main", "engine-scaled"):
+        assert before[name] == after[name]
+    old, new = (set(each["engine-spare"]) for each in (before, after))
+    assert old < new
+    assert (len(old), len(new)) == (1, 2)
+
+
+def test_other_tiers_replace_gateways_and_no_engine(seen: dict[str, Tree]) -> None:
+    before, after = (seen[step]["replicas"] for step in STEPS[1:])
     assert not set(before["gateway"]) & set(after["gateway"])
-    assert before["engine-main"] == after["engine-main"]
-    assert before["engine-scaled"] == after["engine-scaled"]
-
-
-def test_a_pool_that_grows_keeps_what_it_has(seen: dict[str, dict[str, Any]]) -> None:
-    before, after = (set(seen[step]["replicas"]["engine-spare"]) for step in STEPS)
-    assert before < after
-    assert (len(before), len(after)) == (1, 2)
+    for name in ("engine-main", "engine-spare", "engine-scaled"):
+        assert before[name] == after[name]

@@ -1,6 +1,7 @@
 """Everything that the chart renders is what Kubernetes, KubeRay, Ray and Trireme itself accept."""
 
 import base64
+import json
 import re
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.helm.toolbox import (
     Tree,
     containers,
     of_kind,
+    parsed,
     pod_templates,
     the,
 )
@@ -35,12 +37,20 @@ def objects(rendered: dict[str, list[Tree]], request: pytest.FixtureRequest) -> 
 
 
 def config_of(objects: list[Tree]) -> TriremeConfig:
-    args = serve_config(objects)["applications"][0]["args"]
-    return TriremeConfig.model_validate(args["config"])
+    """That of the whole cluster: the autoscaler knows it. Without one, what gateways know, and how
+    many replicas each pool has."""
+    gateways, *rest = serve_config(objects)["applications"]
+    config: Tree = gateways["args"]["config"]
+    if rest[-1]["name"].endswith("-autoscaler"):
+        return TriremeConfig.model_validate(rest[-1]["args"]["config"])
+    sizes = {each["name"]: each["num_replicas"] for pool in rest for each in pool["deployments"]}
+    for pool in (pool for model in config["models"] for pool in model["pools"]):
+        pool["replicas"] = sizes[f"engine-{pool['name']}"]
+    return TriremeConfig.model_validate(config)
 
 
 def serve_config(objects: list[Tree]) -> Tree:
-    config: Tree = yaml.safe_load(the(objects, "RayService")["spec"]["serveConfigV2"])
+    (config,) = parsed(the(objects, "RayService")["spec"]["serveConfigV2"])
     return config
 
 
@@ -157,7 +167,7 @@ def test_secrets_stand_only_in_secrets(objects: list[Tree]) -> None:
         for secret in of_kind(objects, "Secret")
         for value in secret["data"].values()
     ]
-    text = yaml.safe_dump([each for each in objects if each["kind"] != "Secret"])
+    text = json.dumps([each for each in objects if each["kind"] != "Secret"])
     assert all(len(value) >= 32 and value not in text for value in values)
 
 

@@ -57,8 +57,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Restarts, Restarts]] = {
     ),
     "engines, one more": (
         config({**MAIN, "replicas": 3}),
-        serves("trireme", only_next_time=True),
-        serves("trireme", only_next_time=True),
+        LATER,
+        LATER,
     ),
     "for whom a pool works": (
         config({**MAIN, "lends_to": ["low"]}),
@@ -139,7 +139,7 @@ def test_an_upgrade_and_its_way_back_restart_what_they_must(
 
 
 @pytest.mark.parametrize("change", [{"max_replicas": 6}, {"schedules": ["daily 22:00-06:00 <= 1"]}])
-def test_other_bounds_of_a_pool_that_scales_replace_no_engine(
+def test_other_bounds_of_a_pool_that_scales_replace_neither_gateway_nor_engine(
     helm: Helm, change: dict[str, Any]
 ) -> None:
     scaling = {"min_replicas": 1, "max_replicas": 4}
@@ -147,8 +147,17 @@ def test_other_bounds_of_a_pool_that_scales_replace_no_engine(
         helm.objects(values=merged(BASE, config({**MAIN, "scaling": each})))
         for each in (scaling, scaling | change)
     )
-    assert between(before, after).replaced == {"trireme", "trireme-autoscaler"}
+    assert between(before, after).replaced == {"trireme-autoscaler"}
     assert not between(before, after).new_cluster
+
+
+def test_other_settings_of_the_autoscaler_replace_it_alone(helm: Helm) -> None:
+    scaled = {**MAIN, "scaling": {"min_replicas": 1, "max_replicas": 4}}
+    before, after = (
+        helm.objects(values=merged(BASE, config(scaled, autoscaling={"interval_s": each})))
+        for each in (15, 30)
+    )
+    assert between(before, after) == serves("trireme-autoscaler")
 
 
 def released(folder: Path, version: str, program: str) -> Path:

@@ -1,5 +1,5 @@
 {{/* What Ray Serve is told. It replaces all replicas of an application whose `args` change: a pool has its own, and in
-its args what engines know. */}}
+its args what engines know. How many replicas a pool has stands beside them, and replaces none. */}}
 {{- define "trireme.serveConfig" -}}
 {{- $ports := include "trireme.ports" . | fromYaml -}}
 {{- $config := include "trireme.config" . | fromYaml -}}
@@ -15,7 +15,7 @@ applications:
     import_path: deployments.kubernetes:build
     args:
       config:
-        {{- include "trireme.config" . | nindent 8 }}
+        {{- include "trireme.gatewayConfig" $config | nindent 8 }}
 {{- range $model := $config.models }}
 {{- range $pool := $model.pools }}
   - name: {{ $config.name }}-engine-{{ $pool.name }}
@@ -45,6 +45,17 @@ applications:
           num_cpus: 0
           resources: { trireme-head: 0.001 }
 {{- end }}
+{{- end }}
+
+{{/* (config): what gateways know. They see for themselves which replicas there are. */}}
+{{- define "trireme.gatewayConfig" -}}
+{{- $models := list -}}
+{{- range $model := .models -}}
+  {{- $pools := list -}}
+  {{- range $model.pools }}{{ $pools = append $pools (omit . "replicas" "scaling") }}{{ end -}}
+  {{- $models = append $models (mustMergeOverwrite (dict) (omit $model "pools") (dict "pools" $pools)) -}}
+{{- end -}}
+{{- toYaml (mustMergeOverwrite (dict) (omit . "models" "autoscaling") (dict "models" $models)) -}}
 {{- end }}
 
 {{/* (config, model, pool): what engines of a pool know. Not how many they are, nor for whom they work. */}}
