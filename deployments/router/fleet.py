@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from cluster.config import TIERS, Tier
 from cluster.steptime import StepModel
 from deployments.router.rate import RateMeter
@@ -26,6 +28,8 @@ MOST_OTHERS = 16.0
 
 AHEAD_BIT = 8
 """Beside those of the three tiers."""
+
+NOBODY = (0.0, 0.0, 0.0)
 
 FEW = 8
 """A step of so few requests is as quick as a replica gets in service."""
@@ -110,8 +114,7 @@ class Traits:
     steps: StepModel
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteLoad:
+class RemoteLoad(Struct, frozen=True):
     """A replica's own report: requests of all gateways, share of KV in use, mean step time.
 
     ``by_tier`` counts running and waiting requests of each tier, ``ours`` those among them that
@@ -144,6 +147,7 @@ class Replica:
     """
 
     __slots__ = (
+        "_few_s",
         "_prefills",
         "_reported_others",
         "ahead",
@@ -179,6 +183,7 @@ class Replica:
         self.replica_id = traits.replica_id
         self.seats = traits.max_num_seqs
         self.prefill_token_s = traits.steps.prefill_token_s
+        self._few_s = traits.steps.decode_base_s(FEW)
         self.load = RemoteLoad()
         self.flights: dict[str, Flight] = {}
         self.own = [0, 0, 0]
@@ -207,16 +212,15 @@ class Replica:
         self.tiers_here = (low >= 0.5) | (medium >= 0.5) << 1 | (high >= 0.5) << 2
         if self.ahead:
             self.tiers_here |= AHEAD_BIT
-        steps = self.traits.steps
-        context = self.load.kv_use * self.traits.kv_tokens
-        batch = int(self.in_flight) + 1
-        decode_s = steps.decode_base_s(batch) + steps.kv_token_s * context
+        traits = self.traits
+        steps, kv_tokens = traits.steps, traits.kv_tokens
+        running = int(self.in_flight)
+        now_s, then_s = steps.decode_base_s(running), steps.decode_base_s(running + 1)
         stretch = self.pace / (1.0 - self.prefill_share)
-        self.next_step_s = stretch * decode_s
-        grows_s = stretch * (steps.decode_base_s(batch) - steps.decode_base_s(batch - 1))
-        self.crowding_s = self.in_flight * grows_s
-        self.floor_step_s = self.pace * steps.decode_base_s(FEW)
-        self.kv_left = self.traits.kv_tokens - self.reserved_kv - self.others_kv
+        self.next_step_s = stretch * (then_s + steps.kv_token_s * (self.load.kv_use * kv_tokens))
+        self.crowding_s = self.in_flight * (stretch * (then_s - now_s))
+        self.floor_step_s = self.pace * self._few_s
+        self.kv_left = kv_tokens - self.reserved_kv - self.others_kv
 
     # -------------------------------------------------------------- reports
 
@@ -228,10 +232,12 @@ class Replica:
             self._note_pace(load, since_s)
         self._note_prefills(0.0, now)
         counts, ours = load.by_tier, load.ours
-        low, medium, high = (
-            float(max(0, count - own)) for count, own in zip(counts, ours, strict=True)
-        )
-        others = (low, medium, high)
+        others = NOBODY
+        if counts != ours:
+            low, medium, high = [
+                float(max(0, count - own)) for count, own in zip(counts, ours, strict=True)
+            ]
+            others = low, medium, high
         self.reported_own, self._reported_others = ours, others
         self.others[:] = others
         total = load.running + load.waiting

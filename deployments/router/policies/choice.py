@@ -1,10 +1,11 @@
 """What a placement policy is, and how it says what it saw."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 from zlib import crc32
+
+from msgspec import Struct
 
 from deployments.router.fleet import Fleet, Replica, Request
 
@@ -30,8 +31,7 @@ Considered = tuple[Replica, float, Verdict]
 """A candidate, its predicted finish in seconds, and the verdict on it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """A decision. ``considered`` has every candidate."""
 
     replica: Replica
