@@ -524,7 +524,7 @@ class FleetClient:
         """Nothing more goes there, while the link finds out what has happened."""
         replica = self.router.fleet.get(link.endpoint.replica_id)
         if replica is not None and self._links.get(replica.replica_id) is link:
-            replica.refusing = True
+            replica.refuse()
 
     def on_down(self, link: EngineLink, error: Exception | None) -> None:
         replica_id = link.endpoint.replica_id

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from cluster.config import TIERS, Tier
 from cluster.steptime import StepModel
+from deployments.router.columns import Columns
 from deployments.router.rate import RateMeter
 
 TIER_INDEX = {tier: index for index, tier in enumerate(TIERS)}
@@ -143,7 +144,8 @@ class Replica:
     ``tiers_here`` has bit i set when requests of tier i are here, and ``AHEAD_BIT`` when some of
     ours go ahead (``ahead`` of them); ``kv_left`` are KV tokens that no
     running request is expected to need. ``shunned``: it hangs or is much too slow, and gets nothing
-    new. ``trial`` is the request of ours that its engine may die of.
+    new. ``trial`` is the request of ours that its engine may die of. ``changed`` is where it adds
+    itself when any of these changes.
     """
 
     __slots__ = (
@@ -152,6 +154,7 @@ class Replica:
         "_reported_others",
         "ahead",
         "awaiting_prefill",
+        "changed",
         "crowding_s",
         "flights",
         "floor_step_s",
@@ -179,6 +182,7 @@ class Replica:
     )
 
     def __init__(self, traits: Traits) -> None:
+        self.changed: set[Replica] = set()
         self.traits = traits
         self.replica_id = traits.replica_id
         self.seats = traits.max_num_seqs
@@ -221,6 +225,7 @@ class Replica:
         self.crowding_s = self.in_flight * (stretch * (then_s - now_s))
         self.floor_step_s = self.pace * self._few_s
         self.kv_left = kv_tokens - self.reserved_kv - self.others_kv
+        self.changed.add(self)
 
     # -------------------------------------------------------------- reports
 
@@ -279,6 +284,11 @@ class Replica:
 
     # -------------------------------------------------------------- our own requests
 
+    def refuse(self, *, refusing: bool = True) -> None:
+        """It takes nothing more before its next report, or does again."""
+        self.refusing = refusing
+        self.changed.add(self)
+
     def add(self, flight: Flight, uncached_tokens: int, now: float) -> None:
         """``flight`` goes here; so much of its prompt is not in the cache."""
         request, steps = flight.request, self.traits.steps
@@ -295,6 +305,7 @@ class Replica:
         """Its first token has come: the prompt is computed."""
         self.awaiting_prefill -= flight.to_prefill
         flight.to_prefill = 0
+        self.changed.add(self)
 
     def outgrew(self, flight: Flight, predicted: float) -> None:
         """It has written more than was expected; now ``predicted`` tokens in all are."""
@@ -322,6 +333,8 @@ class Fleet:
         self._replicas: dict[str, Replica] = {}
         self._open: dict[tuple[str, Tier], list[Replica]] = {}
         self._shared: dict[str, bool] = {}
+        self._columns: dict[tuple[str, Tier], Columns] = {}
+        self._changed: set[Replica] = set()
         self._aged_s = -math.inf
 
     def __iter__(self) -> Iterator[Replica]:
@@ -338,13 +351,18 @@ class Fleet:
         if traits.replica_id in self._replicas:
             raise ValueError(f"replica {traits.replica_id} is already in the fleet")
         replica = self._replicas[traits.replica_id] = Replica(traits)
+        replica.changed = self._changed
         self._forget_open()
         self._share_paces(0.0)
         return replica
 
     def leave(self, replica_id: str) -> Replica | None:
         self._forget_open()
-        return self._replicas.pop(replica_id, None)
+        replica = self._replicas.pop(replica_id, None)
+        if replica is not None:
+            self._changed.discard(replica)
+            replica.changed = set()
+        return replica
 
     def report(self, replica_id: str, load: RemoteLoad, now: float) -> None:
         replica = self._replicas.get(replica_id)
@@ -383,6 +401,18 @@ class Fleet:
             )
         return found
 
+    def columns(self, model: str, tier: Tier) -> Columns:
+        """``open_to`` as columns, up to date."""
+        where = model, TIERS[0] if self.shared(model) else tier
+        found = self._columns.get(where)
+        if found is None:
+            found = self._columns[where] = Columns(self.open_to(*where))
+        if self._changed:
+            for each in self._columns.values():
+                each.update(self._changed)
+            self._changed.clear()
+        return found
+
     def shared(self, model: str) -> bool:
         """Whether all tiers may use the same replicas of ``model``."""
         found = self._shared.get(model)
@@ -394,6 +424,7 @@ class Fleet:
     def _forget_open(self) -> None:
         self._open.clear()
         self._shared.clear()
+        self._columns.clear()
 
     def age_reports(self, now: float) -> None:
         """Carry old reports on, at most twice a second."""

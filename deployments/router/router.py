@@ -355,7 +355,7 @@ class Router:
         if flight is None:
             return None
         flight.replica.remove(request_id)
-        flight.replica.refusing = True
+        flight.replica.refuse()
         queue, request = self.queues[flight.request.model], flight.request
         if request.lost_s is not None:
             # A fault brought it here, and must not fail it: it waits for as long as it may.
@@ -470,10 +470,10 @@ class Router:
             return self.policy.choose(request, self.fleet, now)
         taken = [each for each in self.fleet if each.trial is not None and not each.refusing]
         for each in taken:
-            each.refusing = True
+            each.refuse()
         choice = self.policy.choose(request, self.fleet, now)
         for each in taken:
-            each.refusing = False
+            each.refuse(refusing=False)
         return choice
 
     def _put_again(self, request: Request, choice: Choice, now: float) -> Placed:
