@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from msgspec import structs
 from rich.console import Console
 
 from autoscaling.simulator.result import RunResult
@@ -122,7 +123,9 @@ def drawn(scenario: Scenario, seed: int) -> list[Arrival]:
     config = settings_of(scenario)
     first = Traffic(scenario.workload, seed, scenario.duration_s).first()
     return [
-        replace(arrival, output_tokens=reply_tokens(config, number, arrival), answer_tokens=1)
+        structs.replace(
+            arrival, output_tokens=reply_tokens(config, number, arrival), answer_tokens=1
+        )
         for number, arrival in enumerate(first)
     ]
 
@@ -132,7 +135,9 @@ def at_gateway(scenario: Scenario, arrival: Arrival) -> Arrival:
     (pool,) = scenario.fleet.pools
     steps = step_model(pool.gpu, pool.tensor_parallel_size)
     assert steps is not None  # the scenario was checked
-    return replace(arrival, at_s=arrival.at_s + steps.request_overhead_s(arrival.prompt_tokens))
+    return structs.replace(
+        arrival, at_s=arrival.at_s + steps.request_overhead_s(arrival.prompt_tokens)
+    )
 
 
 def live(

@@ -18,8 +18,10 @@ class Agenda:
 
     def at(self, when_s: float, action: Action, argument: Any = None) -> None:
         """``action(argument)`` at ``when_s``; what is past already happens next."""
+        if when_s < self.now:
+            when_s = self.now
         self._written += 1
-        heapq.heappush(self._heap, (max(when_s, self.now), self._written, action, argument))
+        heapq.heappush(self._heap, (when_s, self._written, action, argument))
 
     def run(self, until_s: float, after_each: Callable[[], None] | None = None) -> None:
         """Everything that is due before ``until_s``, and what comes of it."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from functools import lru_cache
 
 from autoscaling.simulator.events import Agenda
 from autoscaling.simulator.replica import SimReplica, text_of
@@ -45,16 +45,22 @@ def blocks_of(arrival: Arrival) -> tuple[int, ...]:
     if not arrival.reusable:
         return ()
     last = arrival.prompt_tokens - 1 if arrival.session else arrival.shared_tokens
-    return tuple(
-        hash((arrival.shared, 0, end)) if end <= arrival.shared_tokens
-        else hash((arrival.shared, arrival.session, end))
-        for end in range(BLOCK_TOKENS, last + 1, BLOCK_TOKENS)
-    )  # fmt: skip
+    shared, session = arrival.shared, arrival.session
+    both = _shared_blocks(shared, min(last, arrival.shared_tokens))
+    own = range(BLOCK_TOKENS * (len(both) + 1), last + 1, BLOCK_TOKENS)
+    return both + tuple([hash((shared, session, end)) for end in own])
+
+
+@lru_cache(maxsize=4096)
+def _shared_blocks(shared: int, tokens: int) -> tuple[int, ...]:
+    """Those of the text number ``shared``, up to ``tokens``: many prompts begin with it."""
+    return tuple([hash((shared, 0, end)) for end in range(BLOCK_TOKENS, tokens + 1, BLOCK_TOKENS)])
 
 
 def place_of(event: Event) -> tuple[int, int, int]:
     """What the work's id says: gateway, number of the outcome, attempt."""
-    return cast(tuple[int, int, int], event.work.work_id)
+    place: tuple[int, int, int] = event.work.work_id  # type: ignore[assignment]
+    return place
 
 
 @dataclass(slots=True)
@@ -254,8 +260,7 @@ class SimGateway:
             self.router.on_replica_joined(replica.traits)
             self.dispatch()
 
-    def on_load(self, what: tuple[str, RemoteLoad]) -> None:
-        replica_id, load = what
+    def on_load(self, replica_id: str, load: RemoteLoad) -> None:
         self.router.on_load(replica_id, load, self._agenda.now)
 
     def lost(self, replica: SimReplica, *, died: bool = False) -> None:

@@ -127,20 +127,24 @@ class SimReplica:
 
     # -------------------------------------------------------------- reports
 
-    def load_for(self, gateway: int) -> RemoteLoad:
-        """What a frame to this gateway would say now."""
-        load = self.engine.load(self._agenda.now)
-        mine = self.by_gateway[gateway]
-        low, medium, high = mine
-        if self._gateways > 1:
-            low, medium, high = (sum(column) for column in zip(*self.by_gateway, strict=True))
-        return RemoteLoad(
-            load.running,
-            load.waiting,
-            load.kv_use,
-            load.step_s,
-            False,
-            (low, medium, high),
-            (mine[0], mine[1], mine[2]),
-            self.engine.steps_made(self._agenda.now),
-        )
+    def loads(self) -> list[RemoteLoad]:
+        """What a frame to each of the gateways would say now."""
+        now = self._agenda.now
+        load, steps = self.engine.load(now), self.engine.steps_made(now)
+        low, medium, high = self.by_gateway[0]
+        for other in self.by_gateway[1:]:
+            low, medium, high = low + other[0], medium + other[1], high + other[2]
+        every = low, medium, high
+        return [
+            RemoteLoad(
+                load.running,
+                load.waiting,
+                load.kv_use,
+                load.step_s,
+                False,
+                every,
+                (mine[0], mine[1], mine[2]),
+                steps,
+            )
+            for mine in self.by_gateway
+        ]

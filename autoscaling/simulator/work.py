@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import Struct
+
 from cluster.config import Tier
 
 Status = Literal["finished", "refused", "expired", "cancelled", "failed", "unfinished"]
@@ -11,8 +13,7 @@ Status = Literal["finished", "refused", "expired", "cancelled", "failed", "unfin
 run ended first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(Struct, frozen=True):
     """One request as its client sends it. Times are seconds of virtual time.
 
     ``output_tokens`` is what the model would write if nothing stopped it, the last

@@ -16,6 +16,7 @@ from autoscaling.simulator.workloads import Traffic
 from cluster.config import POLICIES, TIERS, ChannelConfig, PolicyName, PoolConfig
 from cluster.steptime import StepModel, step_model
 from deployments.engine.model import EngineModel, Event, EventKind
+from deployments.router import RemoteLoad
 
 __all__ = ["POLICIES", "World", "run"]
 
@@ -143,11 +144,24 @@ class World:
             return
         now = self.agenda.now
         if not self._reports_lost(now):
-            for gateway in self.gateways:
-                load = replica.load_for(gateway.index)
-                self.agenda.at(now + self._age_s, gateway.on_load, (replica.replica_id, load))
-        if self.open or now < self.scenario.duration_s:
+            loads = replica.loads()
+            self.agenda.at(now + self._age_s, self._tell, (replica.replica_id, loads))
+        if self._news_count(now):
             self.agenda.at(now + self._report_every_s, self._report, what)
+
+    def _tell(self, what: tuple[str, list[RemoteLoad]]) -> None:
+        replica_id, loads = what
+        for gateway, load in zip(self.gateways, loads, strict=True):
+            gateway.on_load(replica_id, load)
+
+    def _news_count(self, now: float) -> bool:
+        """Whether a load report can still change anything: until all that came have been placed,
+        or longer where a fault may bring some back."""
+        if now < self.scenario.duration_s:
+            return True
+        if self.scenario.faults:
+            return self.open > 0
+        return self.open > sum(gateway.router.placed for gateway in self.gateways)
 
     def _reports_lost(self, now: float) -> bool:
         lost = self.scenario.gateways.reports_lost

@@ -11,7 +11,9 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from cluster.config import FailoverConfig, Tier
 from cluster.errors import (
@@ -184,7 +186,7 @@ class FleetClient:
                 link.open()
         for replica in self.router.fleet:
             if replica.traits.replica_id not in self._members:
-                leaving = replace(replica.load, draining=True)
+                leaving = msgspec.structs.replace(replica.load, draining=True)
                 self.router.on_load(replica.traits.replica_id, leaving, self._now())
 
     def _retire_links(self) -> None:
@@ -457,7 +459,7 @@ class FleetClient:
         """Nothing more goes there, while the link finds out what has happened."""
         replica = self.router.fleet.get(link.endpoint.replica_id)
         if replica is not None and self._links.get(replica.replica_id) is link:
-            replica.refusing = True
+            replica.refuse()
 
     def on_down(self, link: EngineLink, error: Exception | None) -> None:
         replica_id = link.endpoint.replica_id

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from cluster.config import Tier
 from deployments.router.policies.choice import Choice, Verdict
@@ -10,8 +11,7 @@ from deployments.router.policies.choice import Choice, Verdict
 KEPT = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """One placement. ``at_s`` is the router's clock; ``waited_s`` was spent in the queue."""
 
     request_id: str

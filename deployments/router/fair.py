@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
+from msgspec import Struct
+
 from deployments.router.fleet import Request
 
 PROMPT_WORK, OUTPUT_WORK = 1.0, 2.0
@@ -54,8 +56,7 @@ class Account:
         return self.counter, self.number
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Struct, frozen=True):
     """What a tenant was charged for a request when it was dispatched, as work."""
 
     account: Account
@@ -207,6 +208,11 @@ class FairQueue:
         """Predicted work of what stands here in time. O(backlogged tenants)."""
         lost = sum(waiting.work for waiting in self.front.values())
         return lost + sum(account.queued_work for _, account in self._line)
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything stands in line, late or not."""
+        return bool(self.arrivals or self.front or self.late)
 
     @property
     def in_time(self) -> Waiting | None:

@@ -4,8 +4,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from cluster.config import TIERS, Tier
 from cluster.steptime import StepModel
+from deployments.router.columns import Columns
 from deployments.router.rate import RateMeter
 
 TIER_INDEX = {tier: index for index, tier in enumerate(TIERS)}
@@ -26,6 +29,8 @@ MOST_OTHERS = 16.0
 
 AHEAD_BIT = 8
 """Beside those of the three tiers."""
+
+NOBODY = (0.0, 0.0, 0.0)
 
 FEW = 8
 """A step of so few requests is as quick as a replica gets in service."""
@@ -110,8 +115,7 @@ class Traits:
     steps: StepModel
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteLoad:
+class RemoteLoad(Struct, frozen=True):
     """A replica's own report: requests of all gateways, share of KV in use, mean step time.
 
     ``by_tier`` counts running and waiting requests of each tier, ``ours`` those among them that
@@ -140,14 +144,17 @@ class Replica:
     ``tiers_here`` has bit i set when requests of tier i are here, and ``AHEAD_BIT`` when some of
     ours go ahead (``ahead`` of them); ``kv_left`` are KV tokens that no
     running request is expected to need. ``shunned``: it hangs or is much too slow, and gets nothing
-    new. ``trial`` is the request of ours that its engine may die of.
+    new. ``trial`` is the request of ours that its engine may die of. ``changed`` is where it adds
+    itself when any of these changes.
     """
 
     __slots__ = (
+        "_few_s",
         "_prefills",
         "_reported_others",
         "ahead",
         "awaiting_prefill",
+        "changed",
         "crowding_s",
         "flights",
         "floor_step_s",
@@ -175,10 +182,12 @@ class Replica:
     )
 
     def __init__(self, traits: Traits) -> None:
+        self.changed: set[Replica] = set()
         self.traits = traits
         self.replica_id = traits.replica_id
         self.seats = traits.max_num_seqs
         self.prefill_token_s = traits.steps.prefill_token_s
+        self._few_s = traits.steps.decode_base_s(FEW)
         self.load = RemoteLoad()
         self.flights: dict[str, Flight] = {}
         self.own = [0, 0, 0]
@@ -207,16 +216,16 @@ class Replica:
         self.tiers_here = (low >= 0.5) | (medium >= 0.5) << 1 | (high >= 0.5) << 2
         if self.ahead:
             self.tiers_here |= AHEAD_BIT
-        steps = self.traits.steps
-        context = self.load.kv_use * self.traits.kv_tokens
-        batch = int(self.in_flight) + 1
-        decode_s = steps.decode_base_s(batch) + steps.kv_token_s * context
+        traits = self.traits
+        steps, kv_tokens = traits.steps, traits.kv_tokens
+        running = int(self.in_flight)
+        now_s, then_s = steps.decode_base_s(running), steps.decode_base_s(running + 1)
         stretch = self.pace / (1.0 - self.prefill_share)
-        self.next_step_s = stretch * decode_s
-        grows_s = stretch * (steps.decode_base_s(batch) - steps.decode_base_s(batch - 1))
-        self.crowding_s = self.in_flight * grows_s
-        self.floor_step_s = self.pace * steps.decode_base_s(FEW)
-        self.kv_left = self.traits.kv_tokens - self.reserved_kv - self.others_kv
+        self.next_step_s = stretch * (then_s + steps.kv_token_s * (self.load.kv_use * kv_tokens))
+        self.crowding_s = self.in_flight * (stretch * (then_s - now_s))
+        self.floor_step_s = self.pace * self._few_s
+        self.kv_left = kv_tokens - self.reserved_kv - self.others_kv
+        self.changed.add(self)
 
     # -------------------------------------------------------------- reports
 
@@ -228,10 +237,12 @@ class Replica:
             self._note_pace(load, since_s)
         self._note_prefills(0.0, now)
         counts, ours = load.by_tier, load.ours
-        low, medium, high = (
-            float(max(0, count - own)) for count, own in zip(counts, ours, strict=True)
-        )
-        others = (low, medium, high)
+        others = NOBODY
+        if counts != ours:
+            low, medium, high = [
+                float(max(0, count - own)) for count, own in zip(counts, ours, strict=True)
+            ]
+            others = low, medium, high
         self.reported_own, self._reported_others = ours, others
         self.others[:] = others
         total = load.running + load.waiting
@@ -273,6 +284,11 @@ class Replica:
 
     # -------------------------------------------------------------- our own requests
 
+    def refuse(self, *, refusing: bool = True) -> None:
+        """It takes nothing more before its next report, or does again."""
+        self.refusing = refusing
+        self.changed.add(self)
+
     def add(self, flight: Flight, uncached_tokens: int, now: float) -> None:
         """``flight`` goes here; so much of its prompt is not in the cache."""
         request, steps = flight.request, self.traits.steps
@@ -289,6 +305,7 @@ class Replica:
         """Its first token has come: the prompt is computed."""
         self.awaiting_prefill -= flight.to_prefill
         flight.to_prefill = 0
+        self.changed.add(self)
 
     def outgrew(self, flight: Flight, predicted: float) -> None:
         """It has written more than was expected; now ``predicted`` tokens in all are."""
@@ -316,6 +333,8 @@ class Fleet:
         self._replicas: dict[str, Replica] = {}
         self._open: dict[tuple[str, Tier], list[Replica]] = {}
         self._shared: dict[str, bool] = {}
+        self._columns: dict[tuple[str, Tier], Columns] = {}
+        self._changed: set[Replica] = set()
         self._aged_s = -math.inf
 
     def __iter__(self) -> Iterator[Replica]:
@@ -332,13 +351,18 @@ class Fleet:
         if traits.replica_id in self._replicas:
             raise ValueError(f"replica {traits.replica_id} is already in the fleet")
         replica = self._replicas[traits.replica_id] = Replica(traits)
+        replica.changed = self._changed
         self._forget_open()
         self._share_paces(0.0)
         return replica
 
     def leave(self, replica_id: str) -> Replica | None:
         self._forget_open()
-        return self._replicas.pop(replica_id, None)
+        replica = self._replicas.pop(replica_id, None)
+        if replica is not None:
+            self._changed.discard(replica)
+            replica.changed = set()
+        return replica
 
     def report(self, replica_id: str, load: RemoteLoad, now: float) -> None:
         replica = self._replicas.get(replica_id)
@@ -377,6 +401,18 @@ class Fleet:
             )
         return found
 
+    def columns(self, model: str, tier: Tier) -> Columns:
+        """``open_to`` as columns, up to date."""
+        where = model, TIERS[0] if self.shared(model) else tier
+        found = self._columns.get(where)
+        if found is None:
+            found = self._columns[where] = Columns(self.open_to(*where))
+        if self._changed:
+            for each in self._columns.values():
+                each.update(self._changed)
+            self._changed.clear()
+        return found
+
     def shared(self, model: str) -> bool:
         """Whether all tiers may use the same replicas of ``model``."""
         found = self._shared.get(model)
@@ -388,6 +424,7 @@ class Fleet:
     def _forget_open(self) -> None:
         self._open.clear()
         self._shared.clear()
+        self._columns.clear()
 
     def age_reports(self, now: float) -> None:
         """Carry old reports on, at most twice a second."""

@@ -4,8 +4,10 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, repeat
+from itertools import repeat
 from operator import add, mul
+
+import numpy as np
 
 EXACT_TOKENS = 16
 """Shorter lengths have a bin each: a whole share of the traffic may answer in the same few tokens
@@ -38,7 +40,7 @@ WIDTHS: Sequence[int] = [end - start for start, end in zip(STARTS, _ENDS, strict
 MEANS: Sequence[float] = [
     start + (width - 1) / 2.0 for start, width in zip(STARTS, WIDTHS, strict=True)
 ]
-_MEANS_FROM_LONGEST = MEANS[::-1]
+_MEANS_FROM_LONGEST = np.array(MEANS[::-1])
 
 _RESCALE_ABOVE = 1e120
 
@@ -49,6 +51,13 @@ _STALE = 0.1
 def bin_of(tokens: int) -> int:
     """The bin of a length in tokens (below 1 counts as 1)."""
     return bisect_right(STARTS, tokens) - 1 if tokens > 0 else 0
+
+
+def _running_sum(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "array[float]":
+    """The sums of none, one, two... of them: in an array, whose items are read much faster."""
+    sums = array("d", bytes(8 * (len(values) + 1)))
+    np.cumsum(values, out=np.frombuffer(sums)[1:])
+    return sums
 
 
 class FadingHistogram:
@@ -81,11 +90,9 @@ class FadingHistogram:
     def refresh(self) -> None:
         """Sum up again. ``above[LAST - b]`` is the mass in bins longer than ``b``, and
         ``tokens_above[LAST - b]`` that mass times its lengths."""
-        from_longest = self.mass[::-1]
-        self.above = array("d", accumulate(from_longest, initial=0.0))
-        self.tokens_above = array(
-            "d", accumulate(map(mul, from_longest, _MEANS_FROM_LONGEST), initial=0.0)
-        )
+        from_longest = np.frombuffer(self.mass)[::-1]
+        self.above = _running_sum(from_longest)
+        self.tokens_above = _running_sum(from_longest * _MEANS_FROM_LONGEST)
         self.total = self.above[BINS]
         self._pending = 0.0
 

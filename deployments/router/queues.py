@@ -185,6 +185,8 @@ class TierQueues:
         firsts: list[tuple[int, float, int, Tier]] = []
         for tier, others in self._queues.items():
             ahead = self._ahead[tier]
+            if not (others.waits or ahead.waits):
+                continue
             rank, first = 0, ahead.in_time
             if first is None:
                 rank, first = 1, others.in_time

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from msgspec import Struct
+
 from cluster.config import PolicyName, Tier
 from deployments.router.capacity import Slo
 from deployments.router.decisions import Decision, Decisions
@@ -66,8 +68,7 @@ class Why(Enum):
     DISPLACED = "it made room in a full queue for one of a tenant with less in it"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """The request will not be served; retry in ``retry_after_s`` seconds.
 
     ``no_replica``: nothing that could serve it is reachable, rather than everything being busy.
@@ -92,8 +93,7 @@ class Lost:
     poisoned: tuple[Flight, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A request has been put on a replica."""
 
     flight: Flight
@@ -159,6 +159,11 @@ class Router:
     def waiting(self) -> int:
         """Requests in the queues."""
         return sum(map(len, self.queues.values()))
+
+    @property
+    def placed(self) -> int:
+        """Requests on replicas."""
+        return len(self._flights)
 
     @property
     def displaced(self) -> int:
@@ -323,9 +328,10 @@ class Router:
         that was cut counts as a lower bound. Returns the flight if it had been placed."""
         for queue in self.queues.values():
             queue.remove(request_id)
-        self._displaced = [
-            each for each in self._displaced if each[0].request.request_id != request_id
-        ]
+        if self._displaced:
+            self._displaced = [
+                each for each in self._displaced if each[0].request.request_id != request_id
+            ]
         self.recovery.forget(request_id)
         flight = self._flights.pop(request_id, None)
         if flight is None:
@@ -349,7 +355,7 @@ class Router:
         if flight is None:
             return None
         flight.replica.remove(request_id)
-        flight.replica.refusing = True
+        flight.replica.refuse()
         queue, request = self.queues[flight.request.model], flight.request
         if request.lost_s is not None:
             # A fault brought it here, and must not fail it: it waits for as long as it may.
@@ -464,10 +470,10 @@ class Router:
             return self.policy.choose(request, self.fleet, now)
         taken = [each for each in self.fleet if each.trial is not None and not each.refusing]
         for each in taken:
-            each.refusing = True
+            each.refuse()
         choice = self.policy.choose(request, self.fleet, now)
         for each in taken:
-            each.refusing = False
+            each.refuse(refusing=False)
         return choice
 
     def _put_again(self, request: Request, choice: Choice, now: float) -> Placed:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
+from msgspec import structs
 
 from autoscaling.simulator.compare import Interval
 from autoscaling.simulator.result import RunResult
@@ -194,7 +195,7 @@ def test_the_scenarios_have_the_steady_part_of_their_clients_in_every_regime() -
 def test_only_the_top_tenants_own_requests_count_for_it() -> None:
     asked = scenario({"open_loop": [{}]})
     top = [
-        replace(each, arrival=replace(each.arrival, tenant=g4.TOP))
+        replace(each, arrival=structs.replace(each.arrival, tenant=g4.TOP))
         for each in (served(10.0), served(11.0), served(12.0, ttft_s=9.0), served(13.0))
     ]
     outcomes = [*top, lost(14.0, "refused"), lost(15.0, "failed", tokens=60)]

@@ -145,7 +145,7 @@ class AutoscaledWorld(World):
         for gateway in self.gateways:
             there = gateway.router.fleet.get(replica.replica_id)
             if there is not None:
-                gateway.on_load((replica.replica_id, _draining(replica, gateway.index)))
+                gateway.on_load(replica.replica_id, _draining(replica, gateway.index))
         self._look((replica, self.agenda.now + FINISH_S))
 
     def _flights(self, replica: SimReplica) -> list[Flight]:
@@ -171,13 +171,17 @@ class AutoscaledWorld(World):
         left_s = max(0.0, self.scenario.duration_s - self.agenda.now)
         self._gpu_seconds -= left_s * replica.pool.tensor_parallel_size
 
+    def _news_count(self, now: float) -> bool:
+        # A replica that leaves brings its requests back; and the policy reads the routers' state.
+        return self.open > 0 or now < self.scenario.duration_s
+
     def _report(self, what: tuple[SimReplica, object]) -> None:
         if what[0].index not in self._leaving:  # its last word was that it leaves
             super()._report(what)
 
 
 def _draining(replica: SimReplica, gateway: int) -> RemoteLoad:
-    load = replica.load_for(gateway)
+    load = replica.loads()[gateway]
     return RemoteLoad(
         load.running, load.waiting, load.kv_use, load.step_s, True, load.by_tier, load.ours
     )

@@ -1,7 +1,8 @@
 """Clients that ask again."""
 
-from dataclasses import replace
 from random import Random
+
+from msgspec.structs import replace
 
 from autoscaling.simulator.work import Arrival, Outcome
 from autoscaling.simulator.workloads.settings import Retry

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
+
+from msgspec.structs import replace
 
 from autoscaling.simulator.work import Arrival, Outcome
 from autoscaling.simulator.workloads.arrivals import arrival_times

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
+
 from cluster.facts import KV_BLOCK_TOKENS
 from deployments.engine.model.work import Work
 
@@ -16,8 +18,7 @@ class EventKind(Enum):
     PREEMPTED = "preempted"
 
 
-@dataclass(slots=True)
-class Event:
+class Event(Struct):
     """What became of ``work`` at ``at_s``; ``tokens`` is how many it has written by then."""
 
     kind: EventKind
@@ -43,8 +44,7 @@ class EngineLimits:
             raise ValueError("max_num_batched_tokens is less than max_num_seqs")
 
 
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
+class EngineLoad(Struct, frozen=True):
     """``prefill_tokens`` are prompt tokens still to compute, of running and waiting requests."""
 
     running: int

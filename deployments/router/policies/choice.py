@@ -1,10 +1,12 @@
 """What a placement policy is, and how it says what it saw."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, overload
 from zlib import crc32
+
+import numpy as np
+from msgspec import Struct
 
 from deployments.router.fleet import Fleet, Replica, Request
 
@@ -29,9 +31,37 @@ class Verdict(IntEnum):
 Considered = tuple[Replica, float, Verdict]
 """A candidate, its predicted finish in seconds, and the verdict on it."""
 
+VERDICTS = tuple(Verdict)
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+
+class Candidates(Sequence[Considered]):
+    """As a list of them, out of columns: few decisions are ever looked at."""
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        finish_s: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+        verdicts: "np.ndarray[tuple[int], np.dtype[np.int8]]",
+    ) -> None:
+        self._replicas = replicas
+        self._finish_s = finish_s
+        self._verdicts = verdicts
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    @overload
+    def __getitem__(self, index: int) -> Considered: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Considered]: ...
+    def __getitem__(self, index: int | slice) -> Considered | Sequence[Considered]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        verdict = VERDICTS[self._verdicts[index]]
+        return self._replicas[index], float(self._finish_s[index]), verdict
+
+
+class Choice(Struct, frozen=True):
     """A decision. ``considered`` has every candidate."""
 
     replica: Replica

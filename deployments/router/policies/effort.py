@@ -4,10 +4,19 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
+
 from cluster.config import TIERS, Tier
 from deployments.router.capacity import Slo
+from deployments.router.columns import Columns
 from deployments.router.fleet import AHEAD_BIT, TIER_INDEX, Fleet, Replica, Request
-from deployments.router.policies.choice import Choice, Considered, Verdict, tie_break
+from deployments.router.policies.choice import (
+    Candidates,
+    Choice,
+    Considered,
+    Verdict,
+    tie_break,
+)
 from deployments.router.prefixes import PrefixIndex
 from deployments.router.zones import Zones
 
@@ -28,6 +37,9 @@ MARGIN = 0.92
 AHEAD_MARGIN = 0.8
 """The same for those who do not go ahead, where somebody is who does: it gets what they leave. In
 the simulator, at three times the capacity, that keeps 99.7 % of its objectives instead of 97 %."""
+
+MANY = 96
+"""From so many replicas on they are looked at as columns: about where the two take equally long."""
 
 SPILL_SLACK = 0.75
 """A looser tier enters a stricter tier's zone only while its step has so much of the objective."""
@@ -62,6 +74,7 @@ class EffortPolicy:
             for mask in range(16)
         ]
         self._slack = [SPILL_SLACK * slo.tpot_s for slo in self._slos]
+        self._limit_of, self._slack_of = np.array(self._limits), np.array(self._slack)
         self._prefixes = PrefixIndex()
         self._zones: dict[str, Zones] = {}
         self._tiers = slos
@@ -92,10 +105,14 @@ class EffortPolicy:
         if fleet.shared(request.model):  # else the configuration's own pools divide them
             homes = self.zones(request.model).home_of(replicas, now)
         cached = self._prefixes.match(request.blocks) if request.blocks else NOTHING
+        seen: Sequence[Considered]
         if request.written:
             seen, best = self._soonest(replicas, request, cached)
-        else:
+        elif len(replicas) < MANY:
             seen, best = self._look(replicas, request, homes, cached, now)
+        else:
+            columns = fleet.columns(request.model, request.tier)
+            seen, best = self._look_at_many(columns, request, homes, cached, now)
         if best is None:
             return None
         replica, finish_s, verdict = best
@@ -157,6 +174,55 @@ class EffortPolicy:
             ):
                 best, best_s = considered, cost_s
         return seen, best
+
+    def _look_at_many(
+        self,
+        columns: Columns,
+        request: Request,
+        homes: Mapping[str, int],
+        cached: Mapping[str, int],
+        now: float,
+    ) -> tuple[Candidates, Considered | None]:
+        """As ``_look``, to the last bit, for all replicas at once."""
+        tier, mask = TIER_INDEX[request.tier], UNHINDERED if request.ahead else EVERYBODY
+        prompt, predicted = request.prompt_tokens, request.predicted
+        step_s, running, token_s = columns.next_step_s, columns.in_flight, columns.prefill_token_s
+        limit_s = self._limit_of[columns.tiers_here & mask | 1 << tier]
+        busy = running >= 0.5
+        slow = (step_s > limit_s) & (columns.floor_step_s < limit_s) & busy
+        memory = (columns.kv_left < prompt + predicted) & busy
+        own_s = (prompt - columns.spread(cached) if cached else prompt) * token_s
+        prefill_s = columns.awaiting_prefill * token_s + own_s
+        finish_s = prefill_s + predicted * step_s
+        cost_s = finish_s + running * own_s + predicted * columns.crowding_s
+        strained = None
+        if homes:
+            home = columns.home(homes)
+            outside = (home != tier) & (home >= 0)
+            strained = outside & (home < tier) & (step_s > self._slack_of[home])
+        else:
+            outside = columns.lent(request.tier)
+        late = prefill_s > self._left_s(request, now)
+        cost_s[outside] += OUTSIDE_S
+        cost_s[late] += LATE_S
+        # What counts most comes last.
+        verdicts = outside.astype(np.int8)  # HOME or SPILL
+        verdicts[late] = LATE
+        if strained is not None:
+            verdicts[strained] = SLOW
+        verdicts[memory] = MEMORY
+        verdicts[running >= columns.seats] = FULL
+        verdicts[slow] = SLOW
+        cost_s[verdicts > LATE] = math.inf
+        seen = Candidates(columns.replicas, finish_s, verdicts)
+        least_s = cost_s.min()
+        if least_s == math.inf:
+            return seen, None
+        best, *equal = np.flatnonzero(cost_s == least_s).tolist()
+        for each in equal:
+            if first(request, columns.replicas[each], columns.replicas[best]):
+                best = each
+        return seen, seen[best]
 
     def _soonest(
         self, replicas: Sequence[Replica], request: Request, cached: Mapping[str, int]

@@ -14,11 +14,7 @@ class _Simple(Policy):
 
     def choose(self, request: Request, fleet: Fleet, now: float) -> Choice | None:
         replicas = fleet.open_to(request.model, request.tier)
-        free = [
-            each
-            for each in replicas
-            if not each.refusing and each.in_flight < each.traits.max_num_seqs
-        ]
+        free = [each for each in replicas if not each.refusing and each.in_flight < each.seats]
         if not free:
             return None
         replica = self.pick(request, free)

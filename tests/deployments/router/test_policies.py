@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from cluster.config import POLICIES, TIERS, PolicyName, Tier
 from cluster.steptime import StepModel
 from deployments.router import Decision, Flight, Request, Router
+from deployments.router.columns import Columns
 from deployments.router.policies import Verdict
-from deployments.router.policies.effort import AHEAD_MARGIN, MARGIN, SPILL_SLACK, EffortPolicy
+from deployments.router.policies.effort import AHEAD_MARGIN, MANY, MARGIN, SPILL_SLACK, EffortPolicy
 from deployments.router.policies.simple import PrefixAffinity
 from deployments.router.prefixes import BLOCK_TOKENS
 from tests.deployments.router.router_world import (
@@ -767,3 +768,61 @@ def test_every_policy_fills_every_seat_and_no_more(
     assert taken == min(count, sum(seats))
     for replica in router.fleet:
         assert replica.in_flight <= replica.traits.max_num_seqs
+
+
+# ------------------------------------------------------------------ many replicas at once
+
+
+def test_many_replicas_are_judged_as_a_few_are_to_the_last_bit() -> None:
+    rng = random.Random(0)
+    seen: Counter[Verdict] = Counter()
+    for _ in range(40):
+        router = router_of()
+        names = [f"n{number:02d}" for number in range(MANY)]
+        strict = frozenset({TIERS[0]}) if rng.random() < 0.5 else frozenset(TIERS)
+        for name in names:
+            tiers = strict if rng.random() < 0.3 else frozenset(TIERS)
+            join(router, name, tiers=tiers, lends_to=frozenset(TIERS), max_num_seqs=200)
+            counts = [rng.choice((0, 1, 20, 60)) for _ in TIERS]
+            load = load_of(
+                (counts[0], counts[1], counts[2]),
+                kv_use=rng.choice((0.1, 0.99)),
+                step_s=rng.choice((0.004, 0.01, 0.03)),
+            )
+            router.on_load(name, load, 0.0)
+        policy = router.policy
+        assert isinstance(policy, EffortPolicy)
+        for late_s in (0.0, 0.0, 0.9, 5.0):
+            each = request(rng.choice(TIERS), rng.choice((100, 20_000)), ahead=rng.random() < 0.2)
+            each.predicted, each.arrived_s = rng.choice((50.0, 9000.0)), -late_s
+            cached = dict.fromkeys(rng.sample(names, rng.choice((0, 5))), 64)
+            homes = {name: rng.randrange(3) for name in names[: rng.choice((0, MANY - 2))]}
+            full = router.fleet.get(rng.choice(names))
+            assert full is not None
+            full.refuse()
+            columns = router.fleet.columns(MODEL, each.tier)
+            few, best = policy._look(columns.replicas, each, homes, cached, 0.0)
+            many, best_of_many = policy._look_at_many(columns, each, homes, cached, 0.0)
+            assert (list(many), best_of_many) == (few, best)
+            assert many[2:5] == few[2:5]
+            seen.update(verdict for _, _, verdict in few)
+    assert seen.keys() == set(Verdict)
+
+
+def test_columns_follow_every_change_of_a_replica() -> None:
+    router = router_of(*(f"n{number:02d}" for number in range(MANY)))
+    columns = router.fleet.columns(MODEL, "low")
+    found = [placed(router, request("low", 5000)) for _ in range(3)]
+    flights = [each.flight for each in found if each is not None]
+    router.on_first_token(flights[0])
+    router.on_outgrown(flights[1])
+    router.on_finished(flights[2].request.request_id, 1.0, complete=True)
+    router.on_load(flights[1].replica_id, load_of((3, 0, 0), kv_use=0.5), 1.0)
+    flights[0].replica.refuse()
+    assert router.fleet.columns(MODEL, "low") is columns
+    fresh = Columns(columns.replicas)
+    for name in ("next_step_s", "floor_step_s", "crowding_s", "in_flight", "awaiting_prefill",
+                 "kv_left", "seats", "tiers_here"):  # fmt: skip
+        assert getattr(columns, name).tolist() == getattr(fresh, name).tolist(), name
+    router.on_replica_lost("n00", 2.0)
+    assert len(router.fleet.columns(MODEL, "low").replicas) == MANY - 1

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from deployments.router import Replica, Router
 from deployments.router.watch import (
@@ -64,7 +65,7 @@ class World:
                 running = len(replica.flights)
                 step_s = self.slow.get(name, 1.0) * STEPS.step_s(running, 0.0)
                 load = load_of((0, 0, running), (0, 0, running), step_s=step_s)
-                self.router.on_load(name, replace(load, steps=self.steps[name]), self.now)
+                self.router.on_load(name, structs.replace(load, steps=self.steps[name]), self.now)
             self.take(self.watch.look(self.router.fleet, self.now))
 
     def take(self, findings: Findings) -> None:
@@ -217,7 +218,7 @@ def test_others_that_drain_do_not_count_as_those_who_take_over() -> None:
     world.stopped.add("r1")
     for look in range(200):
         world.now += LOOK_S
-        leaving = replace(world.replica("r0").load, draining=True, steps=1000 + look)
+        leaving = structs.replace(world.replica("r0").load, draining=True, steps=1000 + look)
         world.router.on_load("r0", leaving, world.now)
         assert world.watch.look(world.router.fleet, world.now) == Findings([], [], [])
 
