@@ -56,7 +56,7 @@ _FRONTEND = "frontend http_frontend"
 _BIND = re.compile(r"^( *bind )(\S*):(\d+)\b")
 _REPLACED = re.compile(
     r" +(timeout http-request|errorfile|retry-on|retries|http-request del-header"
-    r"|http-request disable-l7-retry) "
+    r"|http-request disable-l7-retry|http-request wait-for-body time \d+s if METH_POST { path) "
 )
 _LOOPBACK = "127.0.0.1"
 
@@ -75,6 +75,9 @@ that its caller could find twice, such as a batch, the caller has to decide."""
 RETRIES = 2
 """How often. A request that ends gateways must not get to all of them."""
 
+BODY_S = 60
+"""A body must arrive within this, as far as HAProxy waits for it; a gateway gives it as long."""
+
 TLS_OPTIONS = "ssl-min-ver TLSv1.2 alpn http/1.1"
 """HTTP/1.1 only, as without TLS: what the gateways refuse was tested with that."""
 
@@ -91,7 +94,7 @@ ERRORS: dict[int, tuple[str, str, str, str]] = {
         "Request Timeout",
         "invalid_request_error",
         "request_timeout",
-        "The request's head did not arrive in time.",
+        "The request did not arrive in time.",
     ),
     413: (
         "Content Too Large",
@@ -202,8 +205,11 @@ def corrected(text: str, front: Front, folder: Path) -> str:
         lines.append(line)
         if bind is not None and section == _FRONTEND:
             lines += [f"    http-request del-header {each}" for each in SERVES_HEADERS]
-            once = f"if !METH_GET !{{ path {' '.join(RETRIED)} }}"
-            lines.append(f"    http-request disable-l7-retry {once}")
+            paths = f"{{ path {' '.join(RETRIED)} }}"
+            lines.append(f"    http-request disable-l7-retry if !METH_GET !{paths}")
+            # HAProxy can only ask again if it had all of the request before it asked at all.
+            wait = f"http-request wait-for-body time {BODY_S}s"
+            lines.append(f"    {wait} if METH_POST {paths}")
         if line == "defaults":
             lines.append(f"    timeout http-request {front.head_s}s")
             lines += ["    retry-on conn-failure empty-response", f"    retries {RETRIES}"]

@@ -163,12 +163,16 @@ class Connection:
     writer: asyncio.StreamWriter
 
     async def ask(self, text: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the answer to these bytes."""
-        self.writer.write(text.encode())
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
-        headers = dict(line.split(": ", 1) for line in head[1:] if line)
+        """Status, headers and body of the answer to these bytes, the body in its own packet."""
+        head, end, rest = text.partition("\r\n\r\n")
+        self.writer.write((head + end).encode())
+        if rest:
+            await asyncio.sleep(0.05)
+            self.writer.write(rest.encode())
+        told = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+        headers = dict(line.split(": ", 1) for line in told[1:] if line)
         body = await self.reader.readexactly(int(headers.get("content-length", 0)))
-        return int(head[0].split()[1]), headers, body
+        return int(told[0].split()[1]), headers, body
 
     async def pieces(self, count: int) -> list[int]:
         """The numbers in the next pieces of a stream."""
