@@ -12,6 +12,8 @@ no setting for any of what is corrected:
   of what it cannot read as HTTP at all it speaks in words that are compiled into it;
 * callers cannot speak to Serve itself: its own headers, by which a request may outlive its caller,
   are dropped;
+* a request whose gateway is lost before the first byte of an answer goes to another one (Ray: only
+  if no connection was made), if asking twice does no harm;
 * callers speak TLS, if there is a certificate (Ray: plain HTTP).
 
 Beside a HAProxy with a certificate lives a second process of this program. It looks at the files
@@ -52,9 +54,29 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.
 _WATCH = "--watch"
 _FRONTEND = "frontend http_frontend"
 _BIND = re.compile(r"^( *bind )(\S*):(\d+)\b")
+_REPLACED = re.compile(
+    r" +(timeout http-request|errorfile|retry-on|retries|http-request del-header"
+    r"|http-request disable-l7-retry|http-request wait-for-body time \d+s if METH_POST { path) "
+)
 _LOOPBACK = "127.0.0.1"
 
 SERVES_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+
+RETRIED = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/responses",
+)
+"""Paths on which a POST is tried again elsewhere, as SDKs would do it. Where something is created
+that its caller could find twice, such as a batch, the caller has to decide."""
+
+RETRIES = 2
+"""How often. A request that ends gateways must not get to all of them."""
+
+BODY_S = 60
+"""A body must arrive within this, as far as HAProxy waits for it; a gateway gives it as long."""
 
 TLS_OPTIONS = "ssl-min-ver TLSv1.2 alpn http/1.1"
 """HTTP/1.1 only, as without TLS: what the gateways refuse was tested with that."""
@@ -72,7 +94,7 @@ ERRORS: dict[int, tuple[str, str, str, str]] = {
         "Request Timeout",
         "invalid_request_error",
         "request_timeout",
-        "The request's head did not arrive in time.",
+        "The request did not arrive in time.",
     ),
     413: (
         "Content Too Large",
@@ -167,7 +189,7 @@ def corrected(text: str, front: Front, folder: Path) -> str:
     for line in text.splitlines():
         if line and not line[0].isspace() and not line.startswith("#"):
             section = line.strip()
-        if re.match(r" +(timeout http-request|errorfile|http-request del-header) ", line):
+        if _REPLACED.match(line):
             continue
         bind = _BIND.match(line)
         if bind is not None and int(bind[3]) in front.private_ports:
@@ -183,8 +205,14 @@ def corrected(text: str, front: Front, folder: Path) -> str:
         lines.append(line)
         if bind is not None and section == _FRONTEND:
             lines += [f"    http-request del-header {each}" for each in SERVES_HEADERS]
+            paths = f"{{ path {' '.join(RETRIED)} }}"
+            lines.append(f"    http-request disable-l7-retry if !METH_GET !{paths}")
+            # HAProxy can only ask again if it had all of the request before it asked at all.
+            wait = f"http-request wait-for-body time {BODY_S}s"
+            lines.append(f"    {wait} if METH_POST {paths}")
         if line == "defaults":
             lines.append(f"    timeout http-request {front.head_s}s")
+            lines += ["    retry-on conn-failure empty-response", f"    retries {RETRIES}"]
             lines += [f"    errorfile {each} {folder / error_file(each)}" for each in ERRORS]
     if front.certificate is not None and not secured:
         raise FrontError(f"found no `bind` of `{_FRONTEND}` to put TLS on: another version of Ray?")

@@ -52,18 +52,21 @@ def _libraries(root: Path) -> dict[str, str]:
 
 
 class RedisServer:
-    """A Redis that can be stopped and started again, with or without what it held."""
+    """A Redis that can be stopped and started again; ``keeps``: with what it held."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keeps: bool = False) -> None:
         self._program, self._environ = redis_program()
         self._folder = folder
+        self._keeping = ["--appendfsync", "always"] if keeps else []
+        self._appending = "yes" if keeps else "no"
         (self.port,) = free_ports(1)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns once it answers."""
-        args = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        args = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        args += ["--appendonly", self._appending, *self._keeping]
         self._process = subprocess.Popen(
             # The unpacked program is known by other names, and looks at the one it is called by.
             ["redis-server", *args, "--dir", str(self._folder)],
@@ -77,7 +80,7 @@ class RedisServer:
         client.close()
 
     def stop(self) -> None:
-        """At once; it keeps nothing."""
+        """At once."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -5,17 +5,38 @@ no Serve router (its tokens do not ride handles), so it listens directly.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from logging.handlers import MemoryHandler
 from typing import Any
 
 from ray.serve._private.common import DeploymentID, DeploymentTargetInfo
+from ray.serve._private.constants import SERVE_LOGGER_NAME
 from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
 from ray.serve.context import _get_global_client
 
 WATCH_S = 1.0
 """How often the feed makes sure that it is still listening (Serve's controller may restart)."""
+
+
+@contextmanager
+def serves_log_kept() -> Iterator[None]:
+    """Around everything that imports or starts vLLM in a replica.
+
+    vLLM sets its logging up by ``dictConfig``, which closes all handlers of the process; Serve's
+    own then leads nowhere. A controller that comes back after its head was lost asks each replica
+    for the name of that log, gets an error instead, and ends them all.
+    """
+    handlers = logging.getLogger(SERVE_LOGGER_NAME).handlers
+    targets = [(each, each.target) for each in handlers if isinstance(each, MemoryHandler)]
+    try:
+        yield
+    finally:
+        for handler, target in targets:
+            handler.setTarget(target)
 
 
 @dataclass(frozen=True)

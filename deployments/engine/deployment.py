@@ -16,6 +16,7 @@ from cluster.logs import set_up_logging
 from cluster.metrics import ENGINE_METRICS, Metrics
 from cluster.ops import OpsListener
 from cluster.tracing import tracer
+from deployments.compat.serve import serves_log_kept
 from deployments.engine.arguments import engine_args
 from deployments.engine.channel.gauges import TrafficMetrics
 from deployments.engine.channel.server import ServerSettings
@@ -79,7 +80,18 @@ class EngineReplica:
         self._traces = None if tracing is None else EngineTraces(tracing, self._replica_id)
         channel = settings.channel
         self._address = channel.host or ray.util.get_node_ip_address()
-        self._host = EngineHost(
+        with serves_log_kept():
+            self._host = self._make_host(settings, channel)
+            await self._host.start(self._address)
+        self._ops = OpsListener(self._metrics.registry, self.status)
+        await self._ops.start(settings.telemetry.host)
+        self._set("trireme_replica_start_seconds", time.monotonic() - started)
+        self._refresher = asyncio.create_task(self._refresh())
+        heap.freeze()
+        log.info("replica %s is ready after %.1f s", self._replica_id, time.monotonic() - started)
+
+    def _make_host(self, settings: EngineSettings, channel: ChannelConfig) -> EngineHost:
+        return EngineHost(
             make_engine(settings),
             self._replica_id,
             ServerSettings(
@@ -95,13 +107,6 @@ class EngineReplica:
             settings.pool.progress_timeout_s,
             self._traces,
         )
-        await self._host.start(self._address)
-        self._ops = OpsListener(self._metrics.registry, self.status)
-        await self._ops.start(settings.telemetry.host)
-        self._set("trireme_replica_start_seconds", time.monotonic() - started)
-        self._refresher = asyncio.create_task(self._refresh())
-        heap.freeze()
-        log.info("replica %s is ready after %.1f s", self._replica_id, time.monotonic() - started)
 
     # -------------------------------------------------------------- what Serve calls
 

@@ -7,7 +7,7 @@ from ray import serve
 
 from cluster import heap
 from cluster.logs import set_up_logging
-from deployments.compat.serve import ListedReplica, ReplicaFeed
+from deployments.compat.serve import ListedReplica, ReplicaFeed, serves_log_kept
 from deployments.gateway.settings import GatewaySettings
 from deployments.names import GATEWAY, applications
 
@@ -19,13 +19,14 @@ class GatewayIngress:
         self, settings: GatewaySettings, engines: Sequence[Any] = ()
     ) -> None:
         del engines
-        # Only here: vLLM takes 10 s to import, and Serve's controller reads this module too.
-        from deployments.gateway.gateway import Gateway
-
         set_up_logging(settings.config.telemetry.log_level)
         context = serve.get_replica_context()
-        self._gateway = Gateway(settings, context.replica_id.unique_id)
-        await self._gateway.start()
+        with serves_log_kept():
+            # Only here: vLLM takes 10 s to import, and Serve's controller reads this module too.
+            from deployments.gateway.gateway import Gateway
+
+            self._gateway = Gateway(settings, context.replica_id.unique_id)
+            await self._gateway.start()
         pools = (pool.name for _, pool in settings.config.pools())
         listed = applications(context.app_name, pools, apart=settings.apart)
         del listed[GATEWAY]

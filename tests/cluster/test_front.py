@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from cluster.endpoint import EndpointError, client, curl_line, model_names
 from cluster.front import (
     ERRORS,
     LOOK_S,
+    RETRIED,
+    RETRIES,
     SERVES_HEADERS,
     Certificate,
     Front,
@@ -83,16 +86,25 @@ def files(tmp_path: Path) -> Files:
 
 
 class Gateway:
-    """Something behind HAProxy that answers, streams, or breaks off."""
+    """Something behind HAProxy that answers, streams, or breaks off; ``losing``: so often, whatever
+    it is asked, with the whole request read."""
 
     def __init__(self) -> None:
         self.port = 0
+        self.losing = 0
+        self.asked: list[str] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                path = head.split()[1]
+                method, path = head.split()[:2]
+                body = re.search(r"content-length: (\d+)", head.lower())
+                await reader.readexactly(int(body[1]) if body is not None else 0)
+                self.asked.append(f"{method} {path}")
+                if self.losing:
+                    self.losing -= 1
+                    break
                 if path == "/breaks":
                     break
                 if path == "/head":
@@ -118,6 +130,7 @@ class World:
     api: Any
     port: int
     files: Files
+    gateway: Gateway
 
     async def open(self, context: ssl.SSLContext | None) -> "Connection":
         host = NAME if context is not None else None
@@ -150,12 +163,16 @@ class Connection:
     writer: asyncio.StreamWriter
 
     async def ask(self, text: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the answer to these bytes."""
-        self.writer.write(text.encode())
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
-        headers = dict(line.split(": ", 1) for line in head[1:] if line)
+        """Status, headers and body of the answer to these bytes, the body in its own packet."""
+        head, end, rest = text.partition("\r\n\r\n")
+        self.writer.write((head + end).encode())
+        if rest:
+            await asyncio.sleep(0.05)
+            self.writer.write(rest.encode())
+        told = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+        headers = dict(line.split(": ", 1) for line in told[1:] if line)
         body = await self.reader.readexactly(int(headers.get("content-length", 0)))
-        return int(head[0].split()[1]), headers, body
+        return int(told[0].split()[1]), headers, body
 
     async def pieces(self, count: int) -> list[int]:
         """The numbers in the next pieces of a stream."""
@@ -218,7 +235,7 @@ async def running(
     )
     await api.start()
     try:
-        yield World(api, port, files)
+        yield World(api, port, files, gateway)
     finally:
         await api.stop()
         server.close()
@@ -341,6 +358,33 @@ async def test_a_caller_cannot_speak_to_serve(
         assert status == 200
         assert b"x-mine: yes" in received
         assert not any(each.encode() in received.lower() for each in SERVES_HEADERS)
+
+
+def post(path: str, body: str = "{}") -> str:
+    return f"POST {path} HTTP/1.1\r\nhost: {NAME}\r\ncontent-length: {len(body)}\r\n\r\n{body}"
+
+
+async def test_a_gateway_that_is_lost_before_it_answers_is_not_seen_where_asking_twice_is_harmless(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(files, monkeypatch, tls=False) as world:
+
+        async def lost(text: str, times: int) -> tuple[int, int]:
+            """The status, and how often a gateway was asked."""
+            world.gateway.losing, world.gateway.asked = times, []
+            status, _, _ = await (await world.open(None)).ask(text)
+            return status, len(world.gateway.asked)
+
+        for path in RETRIED:
+            assert await lost(post(path), 1) == (200, 2)
+        assert await lost(get("/v1/models"), 1) == (200, 2)
+        # What ends every gateway that it gets to does not get to all of them.
+        assert await lost(post(RETRIED[0]), 99) == (502, 1 + RETRIES)
+        # Two batches for one order would be worse than an error.
+        assert await lost(post("/v1/batches"), 1) == (502, 1)
+        assert await lost(f"DELETE /v1/files/x HTTP/1.1\r\nhost: {NAME}\r\n\r\n", 1) == (502, 1)
+        # More than HAProxy's buffer: it has let go of the beginning.
+        assert await lost(post(RETRIED[0], "x" * 40_000), 1) == (502, 1)
 
 
 async def test_what_haproxy_refuses_by_itself_is_an_openai_error(

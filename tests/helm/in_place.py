@@ -63,8 +63,8 @@ def replicas(names: set[str]) -> dict[str, list[str]] | None:
     }
 
 
-def settled(names: set[str]) -> dict[str, list[str]]:
-    ends = time.monotonic() + WAIT_S
+def settled(names: set[str], within_s: float = WAIT_S) -> dict[str, list[str]]:
+    ends = time.monotonic() + within_s
     last: dict[str, list[str]] | None = None
     while time.monotonic() < ends:
         time.sleep(1.0)
@@ -72,7 +72,7 @@ def settled(names: set[str]) -> dict[str, list[str]]:
         if now is not None and now == last:
             return now
         last = now
-    raise SystemExit(f"not settled within {WAIT_S:.0f} s: {serve.status()}")
+    raise SystemExit(f"not settled within {within_s:.0f} s: {serve.status()}")
 
 
 def ask(port: int, model: str) -> Tree:

@@ -228,7 +228,6 @@ class Cluster:
             # What KubeRay makes of the manifest's gcsFaultToleranceOptions.
             "RAY_REDIS_ADDRESS": f"redis://{NET}.1:{Redis.PORT}",
             "RAY_external_storage_namespace": "trial",
-            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "TRIREME_CHANNEL_SECRET": secrets.token_hex(32),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),

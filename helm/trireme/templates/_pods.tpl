@@ -19,6 +19,8 @@
 - { name: RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S, value: "{{ $longest }}" }
 - { name: RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S, value: "{{ $longest }}" }
 - { name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: "{{ $longest }}" }
+# KubeRay's 600 would end all nodes of a cluster whose head is away for ten minutes.
+- { name: RAY_gcs_rpc_server_reconnect_timeout_s, value: "3600" }
 {{- if eq $proxied "1" }}
 # HAProxy by way of cluster/front.py, with its own pages on loopback.
 {{- $pair := ternary (dict "cert_file" "/etc/trireme/gateway-tls/tls.crt" "key_file" "/etc/trireme/gateway-tls/tls.key") nil (ne .Values.gateway.tlsSecret "") }}
