@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import statistics
@@ -38,8 +39,9 @@ async def measure_steps(setup: Setup, source: Path) -> dict[str, Any]:
         decode = [
             await meter.decode(batch, context, plan.decoded)
             for context, batch in itertools.product(plan.contexts, plan.batches)
-            if batch * (context + 2 * plan.decoded) <= KV_SHARE * info.kv_tokens
-            and batch <= setup.max_num_seqs
+            if batch <= setup.max_num_seqs
+            and batch * (context + meter.output_tokens(batch, context, plan.decoded))
+            <= KV_SHARE * info.kv_tokens
         ]
     finally:
         engine.stop()
@@ -60,12 +62,21 @@ class Meter:
         self._engine = engine
         self._front_end = front_end
         self._model = setup.name
+        self._step_tokens = setup.max_num_batched_tokens
         self._rng = random.Random(1)
         self._numbers = itertools.count()
 
+    def output_tokens(self, batch: int, context: int, steps: int) -> int:
+        """Enough that the first request still writes while the last one is timed: it writes in each
+        of the steps that compute the others' prompts."""
+        return 2 * math.ceil(batch * context / self._step_tokens) + 2 * steps + 20
+
     async def decode(self, batch: int, context: int, steps: int) -> dict[str, float]:
         """``steps`` steps of ``batch`` requests that begin with ``context`` tokens each."""
-        submits = [await self._submit(context, 4 * steps) for _ in range(batch)]
+        submits = [
+            await self._submit(context, self.output_tokens(batch, context, steps))
+            for _ in range(batch)
+        ]
         names = await self._put(submits)
         written = dict.fromkeys(names, 0)
         gaps: list[float] = []
@@ -80,7 +91,10 @@ class Meter:
                 gaps.append(now - before_s)
                 kv_tokens += batch * context + sum(written.values())
             for output in outputs:
-                written[output.request_id] += len(self._engine.pack(output, 0).tokens)
+                packed = self._engine.pack(output, 0)
+                written[output.request_id] += len(packed.tokens)
+                if packed.finish is not None:
+                    raise RuntimeError(f"a request of {batch} ended before all were timed")
             before_s = now
         await self._engine.abort(names)
         await asyncio.sleep(0.1)  # so that none of them is in the next batch's first steps

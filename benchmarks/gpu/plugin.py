@@ -71,4 +71,4 @@ def _keep_one_process(platform: Any) -> None:
         if asked == "uni":
             parallel.distributed_executor_backend = asked
 
-    platform.check_and_update_config = check_and_keep
+    platform.check_and_update_config = staticmethod(check_and_keep)
