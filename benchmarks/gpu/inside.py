@@ -148,7 +148,7 @@ async def measure_exactness(setup: Setup, source: Path, *, invariant: bool) -> d
     os.environ["VLLM_BATCH_INVARIANT"] = "1" if invariant else "0"
     model, pool = model_and_pool(setup, source)
     front_end = await FrontEnd.make(model)
-    args = engine_args(model, pool) | setup.exact_args
+    args = {**engine_args(model, pool), **setup.exact_args}
     engine = VllmEngine(str(source), args)
     try:
         info = await engine.start()

@@ -3,8 +3,9 @@
 vLLM's ``--load-format dummy`` draws every parameter between -0.001 and 0.001, norms and router
 biases too. What reaches a router is then so small that its bias decides: all tokens go to the same
 few experts, and a step reads a small share of the weights that it would read with a trained model.
-Here norms are 1 and router biases 0, as if the model were untrained, so that tokens choose for
-themselves.
+Here norms are 1 and biases 0, as if the model were untrained, so that tokens choose for themselves:
+biases are what all tokens have in common, the same in every layer, as vLLM draws all parameters
+from one seed.
 
 On CPUs vLLM puts the worker into a process of its own whatever one asks for, and Trireme undoes
 that (docs/decisions.md, "Processes of an engine"); bare vLLM gets the same here, as it has anyway
@@ -53,11 +54,11 @@ def register() -> None:
 
 
 def use_all_experts(model: Any) -> None:
-    """Make every norm of a gpt-oss 1 and every bias of its routers 0."""
+    """Make every norm of a gpt-oss 1 and every bias 0."""
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             parameter.data.fill_(1.0)
-        elif name.endswith("router.bias"):
+        elif name.endswith("bias"):
             parameter.data.zero_()
 
 

@@ -241,12 +241,12 @@ def test_random_weights_are_mended_so_that_routers_choose_by_their_input() -> No
     block = torch.nn.ModuleDict(
         {name: torch.nn.Linear(4, 4) for name in ("router", "o_proj", "input_layernorm")}
     )
-    before = block["o_proj"].bias.clone()
+    before = block["o_proj"].weight.clone()
     use_all_experts(block)
     assert not block["router"].bias.any()
     assert block["router"].weight.any()
     assert bool((block["input_layernorm"].weight == 1).all())
-    assert torch.equal(block["o_proj"].bias, before)
+    assert torch.equal(block["o_proj"].weight, before)
 
 
 def test_the_plugin_is_found_where_it_is_installed(tmp_path: Path) -> None:
