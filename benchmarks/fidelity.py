@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from benchmarks.measure import arguments, report
-from benchmarks.stepfit import FITTED, Point, closed_loop, fit, fitted, read_points
+from benchmarks.stepfit import FITTED, LIMITS, Point, closed_loop, fit, fitted, read_points
 from cluster.steptime import StepModel, step_model
+from deployments.engine.model import EngineLimits
 
 Replica = tuple[str, int]
 
@@ -60,11 +61,11 @@ class Error:
     tpot: float
 
 
-def errors(steps: StepModel, points: Iterable[Point]) -> list[Error]:
+def errors(steps: StepModel, points: Iterable[Point], limits: EngineLimits = LIMITS) -> list[Error]:
     """The model's errors at ``points``, with the seed that the fit used."""
     found = []
     for point in points:
-        loop = closed_loop(steps, point)
+        loop = closed_loop(steps, point, limits=limits)
         ttft, tpot = 1e3 * loop.ttft_s / point.ttft_ms, 1e3 * loop.tpot_s / point.tpot_ms
         found.append(Error(point, ttft - 1.0, tpot - 1.0))
     return found

