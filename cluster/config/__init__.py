@@ -1,0 +1,125 @@
+"""`trireme.yaml` as types: every setting, its default, its unit, and why it exists."""
+
+from cluster.config.access import (
+    DEFAULT_JWT_ALGORITHMS,
+    AccessConfig,
+    AdminConfig,
+    JwtAlgorithm,
+    JwtConfig,
+)
+from cluster.config.accounts import (
+    ContentLogConfig,
+    PriceConfig,
+    QuotasConfig,
+    TierFactors,
+    UsageConfig,
+)
+from cluster.config.autoscaling import AutoscalingConfig
+from cluster.config.base import (
+    KIB,
+    LABEL_PATTERN,
+    MIB,
+    STORE_URL,
+    TIERS,
+    Label,
+    Port,
+    Seconds,
+    Tier,
+    is_loopback,
+    refuse,
+)
+from cluster.config.channel import ChannelConfig, ChannelTlsConfig
+from cluster.config.gateway import GatewayConfig, GatewayTlsConfig
+from cluster.config.models import (
+    MODEL_NAME_PATTERN,
+    OWNED_ENGINE_ARGS,
+    OWNED_ENV,
+    SAFE_LOAD_FORMATS,
+    TINY_SOURCE,
+    Device,
+    EngineKind,
+    ModelConfig,
+    ModelName,
+    PoolConfig,
+    PoolScalingConfig,
+)
+from cluster.config.operation import RayConfig, TelemetryConfig, TracingConfig
+from cluster.config.routing import POLICIES, FailoverConfig, PolicyName, RouterConfig
+from cluster.config.simulated import OutputTokens, SimulatedEngineConfig, StepMilliseconds
+from cluster.config.storage import (
+    BackgroundConfig,
+    BatchConfig,
+    ResponsesConfig,
+    TenantResponsesConfig,
+)
+from cluster.config.tiers import (
+    TIER_DEFAULTS,
+    BrownOutConfig,
+    RepetitionConfig,
+    SloConfig,
+    TierConfig,
+    TiersConfig,
+)
+from cluster.config.trireme import TriremeConfig, json_schema
+
+__all__ = [
+    "DEFAULT_JWT_ALGORITHMS",
+    "KIB",
+    "LABEL_PATTERN",
+    "MIB",
+    "MODEL_NAME_PATTERN",
+    "OWNED_ENGINE_ARGS",
+    "OWNED_ENV",
+    "POLICIES",
+    "SAFE_LOAD_FORMATS",
+    "STORE_URL",
+    "TIERS",
+    "TIER_DEFAULTS",
+    "TINY_SOURCE",
+    "AccessConfig",
+    "AdminConfig",
+    "AutoscalingConfig",
+    "BackgroundConfig",
+    "BatchConfig",
+    "BrownOutConfig",
+    "ChannelConfig",
+    "ChannelTlsConfig",
+    "ContentLogConfig",
+    "Device",
+    "EngineKind",
+    "FailoverConfig",
+    "GatewayConfig",
+    "GatewayTlsConfig",
+    "JwtAlgorithm",
+    "JwtConfig",
+    "Label",
+    "ModelConfig",
+    "ModelName",
+    "OutputTokens",
+    "PolicyName",
+    "PoolConfig",
+    "PoolScalingConfig",
+    "Port",
+    "PriceConfig",
+    "QuotasConfig",
+    "RayConfig",
+    "RepetitionConfig",
+    "ResponsesConfig",
+    "RouterConfig",
+    "Seconds",
+    "SimulatedEngineConfig",
+    "SloConfig",
+    "StepMilliseconds",
+    "TelemetryConfig",
+    "TenantResponsesConfig",
+    "Tier",
+    "TierConfig",
+    "TierFactors",
+    "TiersConfig",
+    "TracingConfig",
+    "TriremeConfig",
+    "UsageConfig",
+    "is_loopback",
+    "json_schema",
+    "refuse",
+]
