@@ -1,8 +1,10 @@
 """What a gateway knows of its replicas: its own requests at once, the rest from their frames."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -326,6 +328,12 @@ class Replica:
         return flight
 
 
+class Watcher(Protocol):
+    """Who is told which replicas have changed."""
+
+    def update(self, changed: AbstractSet[Replica]) -> None: ...
+
+
 class Fleet:
     """The replicas that a gateway can reach, by id."""
 
@@ -334,6 +342,7 @@ class Fleet:
         self._open: dict[tuple[str, Tier], list[Replica]] = {}
         self._shared: dict[str, bool] = {}
         self._columns: dict[tuple[str, Tier], Columns] = {}
+        self._watchers: dict[Hashable, Watcher] = {}
         self._changed: set[Replica] = set()
         self._aged_s = -math.inf
 
@@ -404,14 +413,25 @@ class Fleet:
     def columns(self, model: str, tier: Tier) -> Columns:
         """``open_to`` as columns, up to date."""
         where = model, TIERS[0] if self.shared(model) else tier
+        self.tell()
         found = self._columns.get(where)
         if found is None:
             found = self._columns[where] = Columns(self.open_to(*where))
+            self.watch(where, found)
+        return found
+
+    def watch(self, key: Hashable, watcher: Watcher) -> None:
+        """Tell it which replicas change, until ``open_to`` gives other lists; in the place of the
+        one that had this key. It knows them as they are now."""
+        self.tell()
+        self._watchers[key] = watcher
+
+    def tell(self) -> None:
+        """Tell all who watch what has changed."""
         if self._changed:
-            for each in self._columns.values():
+            for each in self._watchers.values():
                 each.update(self._changed)
             self._changed.clear()
-        return found
 
     def shared(self, model: str) -> bool:
         """Whether all tiers may use the same replicas of ``model``."""
@@ -425,6 +445,7 @@ class Fleet:
         self._open.clear()
         self._shared.clear()
         self._columns.clear()
+        self._watchers.clear()
 
     def age_reports(self, now: float) -> None:
         """Carry old reports on, at most twice a second."""

@@ -279,10 +279,13 @@ class Router:
         for waiting in queue.heads(tier, HEADS):
             request = waiting.request
             need_tokens = request.prompt_tokens + request.predicted
-            # Of one tier, what found no room leaves none for anything larger; and what has no
-            # block cannot find more of itself cached than another did.
-            if need_tokens >= refused_tokens or (best is not None and not request.blocks):
+            # Of one tier, what found no room leaves none for anything larger.
+            if need_tokens >= refused_tokens:
                 continue
+            if best is not None:
+                most_tokens = max(self.policy.held(request).values(), default=0)
+                if most_tokens <= best[1].cached_tokens:
+                    continue
             choice = self.policy.choose(request, self.fleet, now)
             if choice is None:
                 refused_tokens = need_tokens

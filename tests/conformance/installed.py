@@ -43,8 +43,9 @@ def node_with(request: pytest.FixtureRequest, *packages: str) -> Path:
     if not (home / "ready").exists():
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), *packages]
-        _installed(command, os.environ)
+        # Where nothing can be had, npm would go on trying for minutes.
+        options = ["--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+        _installed(["npm", "install", *options, "--prefix", str(home), *packages], os.environ)
         (home / "ready").touch()
     return home
 

@@ -1,7 +1,8 @@
 """What a placement policy is, and how it says what it saw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Protocol, overload
 from zlib import crc32
 
@@ -32,6 +33,8 @@ Considered = tuple[Replica, float, Verdict]
 """A candidate, its predicted finish in seconds, and the verdict on it."""
 
 VERDICTS = tuple(Verdict)
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Candidates(Sequence[Considered]):
@@ -74,7 +77,7 @@ class Choice(Struct, frozen=True):
 class Policy(Protocol):
     """A placement policy. It must not raise, block or keep time of its own.
 
-    Those that remember nothing inherit ``note``, ``placed`` and ``lost``, which do nothing.
+    Those that remember nothing inherit ``held``, ``note``, ``placed`` and ``lost``.
     """
 
     name: str
@@ -82,6 +85,11 @@ class Policy(Protocol):
     def choose(self, request: Request, fleet: Fleet, now: float) -> Choice | None:
         """The replica for ``request``, or None while every replica that may take it is full."""
         ...
+
+    def held(self, request: Request) -> Mapping[str, int]:
+        """Tokens of its prompt that replicas (by id) are thought to hold, for a policy that
+        remembers them: a choice finds no more."""
+        return NOTHING
 
     def note(self, request: Request, now: float) -> None:
         """A request has been admitted."""

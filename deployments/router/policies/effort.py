@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 
@@ -10,7 +9,9 @@ from cluster.config import TIERS, Tier
 from deployments.router.capacity import Slo
 from deployments.router.columns import Columns
 from deployments.router.fleet import AHEAD_BIT, TIER_INDEX, Fleet, Replica, Request
+from deployments.router.no_room import NoRoom
 from deployments.router.policies.choice import (
+    NOTHING,
     Candidates,
     Choice,
     Considered,
@@ -28,7 +29,6 @@ LATE_S = 1e6
 """Added where the first token would come too late: taken only when there is no other."""
 
 HOME, SPILL, LATE, SLOW, FULL, MEMORY = list(Verdict)
-NOTHING: Mapping[str, int] = MappingProxyType({})
 
 MARGIN = 0.92
 """Share of a TPOT objective that a step may take, as batches vary around the prediction
@@ -76,6 +76,7 @@ class EffortPolicy:
         self._slack = [SPILL_SLACK * slo.tpot_s for slo in self._slos]
         self._limit_of, self._slack_of = np.array(self._limits), np.array(self._slack)
         self._prefixes = PrefixIndex()
+        self._no_room: dict[tuple[str, Tier, bool], NoRoom] = {}
         self._zones: dict[str, Zones] = {}
         self._tiers = slos
 
@@ -84,6 +85,9 @@ class EffortPolicy:
         if found is None:
             found = self._zones[model] = Zones(self._tiers)
         return found
+
+    def held(self, request: Request) -> Mapping[str, int]:
+        return self._prefixes.match(request.blocks) if request.blocks else NOTHING
 
     def note(self, request: Request, now: float) -> None:
         zones = self.zones(request.model)
@@ -104,19 +108,58 @@ class EffortPolicy:
         homes = NOTHING
         if fleet.shared(request.model):  # else the configuration's own pools divide them
             homes = self.zones(request.model).home_of(replicas, now)
-        cached = self._prefixes.match(request.blocks) if request.blocks else NOTHING
+        cached = self.held(request)
         seen: Sequence[Considered]
         if request.written:
             seen, best = self._soonest(replicas, request, cached)
+        elif self._still_no_room(fleet, replicas, request, homes, now):
+            return None
         elif len(replicas) < MANY:
             seen, best = self._look(replicas, request, homes, cached, now)
         else:
             columns = fleet.columns(request.model, request.tier)
             seen, best = self._look_at_many(columns, request, homes, cached, now)
         if best is None:
+            if not request.written:
+                self._note_no_room(fleet, replicas, request, homes)
             return None
         replica, finish_s, verdict = best
         return Choice(replica, finish_s, verdict, seen, cached.get(replica.replica_id, 0))
+
+    def _still_no_room(
+        self,
+        fleet: Fleet,
+        replicas: Sequence[Replica],
+        request: Request,
+        homes: Mapping[str, int],
+        now: float,
+    ) -> bool:
+        """Whether one like it, and no larger, found no room, and those that have changed since have
+        none either. A queue's head is asked for at every frame."""
+        known = self._no_room.get((request.model, request.tier, request.ahead))
+        if known is None or known.replicas is not replicas or known.homes is not homes:
+            return False
+        if request.prompt_tokens + request.predicted < known.need_tokens:
+            return False
+        fleet.tell()
+        if known.changed:
+            _, best = self._look([*known.changed], request, homes, NOTHING, now)
+            if best is not None:
+                return False
+            known.changed.clear()
+        return True
+
+    def _note_no_room(
+        self,
+        fleet: Fleet,
+        replicas: Sequence[Replica],
+        request: Request,
+        homes: Mapping[str, int],
+    ) -> None:
+        kind = request.model, request.tier, request.ahead
+        found = NoRoom(request.prompt_tokens + request.predicted, replicas, homes)
+        self._no_room[kind] = found
+        fleet.watch((self, *kind), found)
 
     def _look(
         self,

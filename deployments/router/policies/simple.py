@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 from deployments.router.fleet import Fleet, Replica, Request
-from deployments.router.policies.choice import Choice, Policy, Verdict, finish_s, tie_break
+from deployments.router.policies.choice import (
+    NOTHING,
+    Choice,
+    Policy,
+    Verdict,
+    finish_s,
+    tie_break,
+)
 from deployments.router.prefixes import PrefixIndex
 
 
@@ -26,10 +33,6 @@ class _Simple(Policy):
         cached = held.get(replica.replica_id, 0)
         after_s = finish_s(replica, request, cached)
         return Choice(replica, after_s, Verdict.HOME, considered, cached)
-
-    def held(self, request: Request) -> Mapping[str, int]:
-        """Prompt tokens that replicas are thought to hold, for a policy that remembers them."""
-        return {}
 
     @abstractmethod
     def pick(self, request: Request, free: Sequence[Replica]) -> Replica:
@@ -119,7 +122,7 @@ class PrefixAffinity(_Simple):
         return least_loaded(request, sticky or free)
 
     def held(self, request: Request) -> Mapping[str, int]:
-        return self._prefixes.match(request.blocks) if request.blocks else {}
+        return self._prefixes.match(request.blocks) if request.blocks else NOTHING
 
     def placed(self, request: Request, replica: Replica, now: float) -> None:
         if request.blocks:

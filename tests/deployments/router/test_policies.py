@@ -2,6 +2,8 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from cluster.config import POLICIES, TIERS, PolicyName, Tier
 from cluster.steptime import StepModel
 from deployments.router import Decision, Flight, Request, Router
 from deployments.router.columns import Columns
+from deployments.router.fleet import Replica
 from deployments.router.policies import Verdict
 from deployments.router.policies.effort import AHEAD_MARGIN, MANY, MARGIN, SPILL_SLACK, EffortPolicy
 from deployments.router.policies.simple import PrefixAffinity
@@ -826,3 +829,73 @@ def test_columns_follow_every_change_of_a_replica() -> None:
         assert getattr(columns, name).tolist() == getattr(fresh, name).tolist(), name
     router.on_replica_lost("n00", 2.0)
     assert len(router.fleet.columns(MODEL, "low").replicas) == MANY - 1
+
+
+# ------------------------------------------------------------------ what found no room
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_found_no_room_is_judged_as_if_nothing_were_remembered(seed: int) -> None:
+    rng = random.Random(seed)
+    router = router_of("a", "b", "c", max_num_seqs=6, kv_tokens=60_000)
+    policy, running, seen = router.policy, list[str](), Counter[bool]()
+    assert isinstance(policy, EffortPolicy)
+    for step in range(400):
+        now = 0.05 * step
+        each = request(rng.choice(TIERS), rng.choice((100, 9000)), ahead=rng.random() < 0.2)
+        each.predicted = rng.choice((50.0, 9000.0))
+        remembered = policy.choose(each, router.fleet, now)
+        policy._no_room.clear()
+        anew = policy.choose(each, router.fleet, now)
+        assert (remembered and remembered.replica) is (anew and anew.replica)
+        seen[remembered is None] += 1
+        router.admit(each, now)
+        running += [found.flight.request.request_id for found in router.placements(now)]
+        name = rng.choice("abc")
+        what = rng.random()
+        if what < 0.5 and running:
+            router.on_finished(running.pop(rng.randrange(len(running))), now, complete=True)
+        elif what < 0.8:
+            counts = [rng.choice((0, 1, 3)) for _ in TIERS]
+            load = load_of((counts[0], counts[1], counts[2]), kv_use=rng.choice((0.1, 0.9)))
+            router.on_load(name, load, now)
+        elif what < 0.9:
+            replica = router.fleet.get(name)
+            assert replica is not None
+            replica.refuse(refusing=not replica.refusing)
+        elif what < 0.92:
+            lost = router.on_replica_lost(name, now)
+            gone = {flight.request.request_id for flight in lost.failed}
+            gone |= {each.request_id for each in lost.retried}
+            running = [each for each in running if each not in gone]
+            join(router, name, max_num_seqs=6, kv_tokens=60_000)
+    assert min(seen[True], seen[False]) > 40
+
+
+def test_only_replicas_that_have_changed_are_looked_at_again_for_what_found_no_room() -> None:
+    router = router_of("a", "b", "c", max_num_seqs=1)
+    found = [placed(router, request("low")) for _ in "abcd"]
+    flights = {each.flight.replica_id: each.flight for each in found if each is not None}
+    assert flights.keys() == set("abc")
+    for name in "abc":
+        router.on_load(name, load_of((1, 0, 0), ours=(1, 0, 0)), 0.0)
+    assert router.placements(0.0) == []
+    policy, looked = router.policy, list[list[str]]()
+    assert isinstance(policy, EffortPolicy)
+    look = policy._look
+
+    def noting(replicas: Sequence[Replica], *rest: Any) -> Any:
+        looked.append(sorted(each.replica_id for each in replicas))
+        return look(replicas, *rest)
+
+    policy._look = noting  # type: ignore[assignment, method-assign]
+    assert router.placements(0.1) == []
+    assert looked == []
+    router.on_load("b", load_of((1, 0, 0), ours=(1, 0, 0)), 0.1)
+    assert router.placements(0.1) == []
+    assert looked == [["b"]]
+    assert router.placements(0.1) == []
+    assert looked == [["b"]]
+    router.on_finished(flights["c"].request.request_id, 0.2, complete=True)
+    assert [each.flight.replica_id for each in router.placements(0.2)] == ["c"]
+    assert looked[1:] == [["c"], ["a", "b", "c"]]

@@ -63,14 +63,17 @@ def test_a_full_fleet_is_not_asked_again_for_those_who_need_as_much() -> None:
     assert len(asked) == 3  # the first again, and the one that needs less
 
 
-def test_only_requests_that_may_be_cached_are_compared_once_one_has_a_place() -> None:
+def test_only_requests_of_which_more_is_cached_are_compared_once_one_has_a_place() -> None:
     router = make_router(ROOMY)
-    join(router, "a", max_num_seqs=1)
-    admitted(router, *(request(tenant=tenant, request_id=tenant) for tenant in "abc"))
-    admitted(router, request(tenant="d", request_id="d", blocks=(1, 2)))
+    join(router, "a", max_num_seqs=9)
+    admitted(router, request(tenant="z", request_id="z", blocks=(1, 2)))
+    assert order(router) == ["z"]
+    admitted(router, request(tenant="a", request_id="a"))
+    admitted(router, request(tenant="b", request_id="b", blocks=(8, 9)))
+    admitted(router, request(tenant="c", request_id="c", blocks=(1, 2)))
     asked = questions(router)
-    assert order(router) == ["a"]
-    assert asked[:2] == ["a", "d"]
+    assert order(router) == ["c", "a", "b"]
+    assert asked == ["a", "c", "a", "b"]
 
 
 # ------------------------------------------------------------------ admission and its refusals
