@@ -65,7 +65,8 @@ def summarise(results: list[dict[str, Any]], json_file: Path | None) -> None:
     """Print all tables for which there are results; write the figures if asked to."""
     rows, figures = compare(results)
     goals = f"≥ {100 * GOAL_THROUGHPUT:.0f} % of the tokens, ≤ {GOAL_TTFT_MS:.0f} ms of TTFT"
-    report(f"Closed loops ({goals})", COLUMNS, rows, {}, None)
+    if rows:
+        report(f"Closed loops ({goals})", COLUMNS, rows, {}, None)
     for kind, table in (
         ("mix", _mix),
         ("steps", _steps),
