@@ -7,12 +7,13 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.chaos import simulated
-from tests.chaos.harness import Report, quantile, run, wilson_upper
+from tests.chaos import harness, simulated
+from tests.chaos.harness import Report, quantile, wilson_upper
 from tests.chaos.plan import KINDS, Fault
 
 
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=6, help="streams at a time, each gateway")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only these kinds of faults")
     parser.add_argument("--simulated", action="store_true", help="in virtual time; seeds count on")
+    parser.add_argument("--vllm", action="store_true", help="against real engines (on the CPU)")
     parser.add_argument("--processes", type=int, default=2, help="for --simulated")
     parser.add_argument("--json", type=Path, help="write the report there")
     args = parser.parse_args()
@@ -36,6 +38,7 @@ def main() -> int:
         def told(fault: Fault, violations: int) -> None:
             progress.update(bar, advance=1, description=f"{fault.kind:<9} {violations} violations")
 
+        run = harness_for(vllm=args.vllm)
         kinds = tuple(args.kind) if args.kind else None
         report = asyncio.run(
             run(args.faults, args.seed, kinds=kinds, clients=args.clients, on_fault=told)
@@ -44,6 +47,14 @@ def main() -> int:
         args.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
     show(report, console)
     return 1 if report.violations else 0
+
+
+def harness_for(*, vllm: bool) -> Any:
+    if not vllm:
+        return harness.run
+    from tests.chaos.real import run_with_vllm  # vLLM takes 20 s to import
+
+    return run_with_vllm
 
 
 def bars(console: Console) -> Progress:

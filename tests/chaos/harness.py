@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from tests.chaos.checker import Stall
 from tests.chaos.faulty import poison
 from tests.chaos.plan import Fault, plan
-from tests.chaos.world import Node, World, world
+from tests.chaos.world import Node, Plant, World, world
 
 RECOVERY_S = 30.0
 POISON_DEATHS = 2
@@ -80,7 +80,7 @@ class Harness:
         await asyncio.sleep(fault.after_s)
 
     async def _kill(self, node: Node, fault: Fault) -> None:
-        await node.crash()
+        await self._world.plant.kill(node)
         await asyncio.sleep(0.2)
         await self._world.replace(node)
 
@@ -158,13 +158,15 @@ async def run(
     *,
     kinds: tuple[str, ...] | None = None,
     clients: int = 6,
+    nodes: int = 3,
+    plant: Plant | None = None,
     on_fault: Callable[[Fault, int], None] = lambda fault, violations: None,
 ) -> Report:
-    """So many faults against three replicas, two gateways and so many ``clients`` of each."""
+    """So many faults against ``nodes`` replicas, two gateways and so many ``clients`` of each."""
     loop = asyncio.get_running_loop()
     started_s = loop.time()
     count: Counter[str] = Counter()
-    async with world(3, 2, seed) as here:
+    async with world(nodes, 2, seed, plant) as here:
         here.start_clients(clients)
         harness = Harness(here, seed)
         for fault in plan(seed, faults) if kinds is None else plan(seed, faults, kinds):

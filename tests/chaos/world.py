@@ -1,7 +1,8 @@
-"""Gateways and engines in one process, over real sockets; every token of every client is checked.
+"""Gateways and replicas in one process, over real sockets; every token of every client is checked.
 
-The gateways are the production ``FleetClient`` and ``Router``; the engines are the production host
-and channel over simulated engines, whose tokens are a function of prompt, seed and position.
+The gateways are the production ``FleetClient`` and ``Router``, the replicas the production host and
+channel. Their engines, and what is asked, come from a ``Plant``: here that of simulated engines,
+whose tokens are a function of prompt, seed and position; ``real.py`` has one of vLLM's.
 """
 
 import asyncio
@@ -9,12 +10,14 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from cluster.config import TIERS, FailoverConfig, OutputTokens, SimulatedEngineConfig, Tier
 from cluster.steptime import StepModel
 from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.channel.frames import Sampling
 from deployments.engine.channel.server import ServerSettings
+from deployments.engine.engine import Engine
 from deployments.engine.host import EngineHost
 from deployments.gateway.context import RequestContext
 from deployments.gateway.fleet_client import FleetClient, Member
@@ -56,12 +59,65 @@ def make_router() -> Router:
     return Router((MODEL,), tiers, recovery=recovery)
 
 
+class BreakableEngine(Engine, Protocol):
+    """An engine that faults can be put into. ``poisoned``: a request has killed it."""
+
+    poisoned: bool
+
+    def hang(self) -> None: ...
+    def resume(self) -> None: ...
+    def slow_down(self, factor: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and its answer without faults. ``encoded`` is vLLM's form of it, for vLLM."""
+
+    tier: Tier
+    prompt: list[int]
+    sampling: Sampling
+    tokens: list[int]
+    finish: int
+    encoded: bytes = b""
+
+
+class Plant(Protocol):
+    """Where engines come from, and requests whose answers are known."""
+
+    def engine(self) -> BreakableEngine: ...
+    def draw(self, rng: random.Random) -> Asked: ...
+    async def kill(self, node: "Node") -> None: ...
+
+
+class SimulatedPlant:
+    """Of simulated engines."""
+
+    engine_class: type[FaultyEngine] = FaultyEngine
+
+    def engine(self) -> FaultyEngine:
+        return self.engine_class(ENGINE, 16, 2048, 8192)
+
+    def draw(self, rng: random.Random) -> Asked:
+        tier: Tier = rng.choice(TIERS)
+        length = rng.choice([5, 20, 100, 600])
+        prompt = [rng.randrange(1000, 100_000) for _ in range(length)]
+        return self.asked(rng, tier, prompt, rng.choice([10_000, 10_000, 10_000, 60, 1]))
+
+    async def kill(self, node: "Node") -> None:
+        await node.crash()
+
+    @staticmethod
+    def asked(rng: random.Random, tier: Tier, prompt: list[int], max_tokens: int = 10_000) -> Asked:
+        sampling = Sampling(max_tokens, seed=rng.randrange(1 << 31))
+        return Asked(tier, prompt, sampling, *expected_reply(prompt, tier, sampling, ENGINE))
+
+
 @dataclass(eq=False)
 class Node:
     """A replica with the network before it."""
 
     name: str
-    engine: FaultyEngine
+    engine: BreakableEngine
     host: EngineHost
     proxy: Proxy
 
@@ -87,7 +143,8 @@ class Gateway:
 class World:
     """``nodes`` live now; clients ask until ``stop_clients``."""
 
-    def __init__(self, gateways: int, seed: int) -> None:
+    def __init__(self, gateways: int, seed: int, plant: Plant | None = None) -> None:
+        self.plant = plant or SimulatedPlant()
         self.rng = random.Random(f"clients {seed}")
         self.nodes: dict[str, Node] = {}
         self.gateways = [self._gateway(number) for number in range(gateways)]
@@ -95,8 +152,6 @@ class World:
         self._asked = 0
         self._clients: list[asyncio.Task[None]] = []
         self._asking = True
-        self.engine_class: type[FaultyEngine] = FaultyEngine
-        """Of the replicas that are still to come."""
 
     @staticmethod
     def _gateway(number: int) -> Gateway:
@@ -114,7 +169,7 @@ class World:
         """A fresh replica, listed and connected."""
         self._made += 1
         name = f"replica-{self._made}"
-        engine = self.engine_class(ENGINE, 16, 2048, 8192)
+        engine = self.plant.engine()
         settings = ServerSettings(SECRET, HEARTBEAT_S, DEAD_AFTER_S, 1 << 20, 1 << 20, 1000)
         host = EngineHost(engine, name, settings, 60.0)
         await host.start("127.0.0.1")
@@ -176,12 +231,8 @@ class World:
 
     async def _keep_asking(self, gateway: Gateway) -> None:
         while self._asking:
-            tier: Tier = self.rng.choice(TIERS)
-            length = self.rng.choice([5, 20, 100, 600])
-            prompt = [self.rng.randrange(1000, 100_000) for _ in range(length)]
-            limit = self.rng.choice([10_000, 10_000, 10_000, 60, 1])
-            leaves = self.rng.random() < LEAVERS
-            await self.ask(gateway, tier, prompt, limit, leaves=leaves)
+            asked = self.plant.draw(self.rng)
+            await self.stream(gateway, asked, leaves=self.rng.random() < LEAVERS)
 
     async def ask(
         self,
@@ -193,16 +244,23 @@ class World:
         deadly: bool = False,
         leaves: bool = False,
     ) -> None:
+        """A request of a simulated engine: see ``stream``."""
+        asked = SimulatedPlant.asked(self.rng, tier, prompt, max_tokens)
+        await self.stream(gateway, asked, deadly=deadly, leaves=leaves)
+
+    async def stream(
+        self, gateway: Gateway, asked: Asked, *, deadly: bool = False, leaves: bool = False
+    ) -> None:
         """One stream, to its end or until its client leaves."""
         self._asked += 1
         request_id = f"request-{self._asked}"
-        sampling = Sampling(max_tokens, seed=self.rng.randrange(1 << 31))
         now = asyncio.get_running_loop().time()
-        context = RequestContext(request_id, MODEL, tier, None, now)
-        tokens, finish = expected_reply(prompt, tier, sampling, ENGINE)
-        each = Watched(context, tokens, finish, deadly, asyncio.Event())
+        context = RequestContext(request_id, MODEL, asked.tier, None, now)
+        each = Watched(context, asked.tokens, asked.finish, deadly, asyncio.Event())
         gateway.checker.watched[request_id] = each
-        gateway.client.submit(request_id, prompt, sampling, b"", context, gateway.checker)
+        gateway.client.submit(
+            request_id, asked.prompt, asked.sampling, asked.encoded, context, gateway.checker
+        )
         limit_s = self.rng.uniform(0.0, 1.0) if leaves else LONGEST_STREAM_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
@@ -266,9 +324,11 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(nodes: int = 3, gateways: int = 2, seed: int = 0) -> AsyncIterator[World]:
+async def world(
+    nodes: int = 3, gateways: int = 2, seed: int = 0, plant: Plant | None = None
+) -> AsyncIterator[World]:
     """A cluster with so many replicas, all connected."""
-    made = World(gateways, seed)
+    made = World(gateways, seed, plant)
     try:
         for _ in range(nodes):
             await made.add_node()

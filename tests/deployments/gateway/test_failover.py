@@ -16,7 +16,7 @@ from deployments.router.recovery import RecoveryLimits
 from deployments.router.router import MAX_ATTEMPTS
 from tests.chaos.checker import Checker
 from tests.chaos.faulty import FaultyEngine, poison
-from tests.chaos.world import FAILOVER, MODEL, POOL, Node, World, world
+from tests.chaos.world import FAILOVER, MODEL, POOL, Node, SimulatedPlant, World, world
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -191,7 +191,8 @@ async def test_tokens_of_an_engine_that_does_not_sample_exactly_are_told_as_equi
         asked = Asked(here, 2)
         await asked.begun()
         nodes(here)[0].engine.stop()
-        here.engine_class = Inexact
+        assert isinstance(here.plant, SimulatedPlant)
+        here.plant.engine_class = Inexact
         await here.replace(nodes(here)[0])
         await asked.ended()
         await all_is_well(here, 2)
