@@ -8,17 +8,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty
 from types import FrameType
 
 import httpx
-import msgspec
 
 from cluster.config import TriremeConfig
 from cluster.endpoint import API_KEY_VARIABLE, EndpointError, chat, curl_line, expires, name_in
@@ -27,6 +25,7 @@ from cluster.failures import engine_error, start_failure
 from cluster.front import Certificate, FrontError, read_pair
 from cluster.hardware import Hardware
 from cluster.head import Job, Report
+from cluster.head_process import HeadProcess
 from cluster.interpreter import command, with_rooms
 from cluster.local_ray import (
     clean_environment,
@@ -170,8 +169,7 @@ class Supervisor:
             cert_file=self._cert_file,
         )
         self._started = datetime.now(UTC)
-        self._head: subprocess.Popen[bytes] | None = None
-        self._reports: SimpleQueue[Report | None] = SimpleQueue()
+        self._head: HeadProcess | None = None
         self._view: FleetView | None = None
         self._view_written = 0.0
         self._ready = False
@@ -282,34 +280,14 @@ class Supervisor:
             date,
             self._config.ray.temp_dir or str(self._run_dir / "ray"),
         )
-        read_end, write_end = os.pipe()
-        with (self._run_dir / "head.log").open("w") as log:
-            self._head = subprocess.Popen(
-                command("cluster.head", str(write_end)),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[write_end],
-                env=environ,
-                start_new_session=True,
-            )
-        os.close(write_end)
-        threading.Thread(target=self._listen, args=(read_end,), daemon=True).start()
-        assert self._head.stdin is not None
-        self._head.stdin.write(msgspec.json.encode(job) + b"\n")
-        self._head.stdin.flush()
-
-    def _listen(self, read_end: int) -> None:
-        with os.fdopen(read_end, "rb") as lines:
-            for line in lines:
-                self._reports.put(msgspec.json.decode(line, type=Report))
-        self._reports.put(None)
+        self._head = HeadProcess(job, environ, self._run_dir / "head.log")
 
     def _next_report(self) -> Report | None:
         """News from the head, or None after a tick without. Raises ``Failed``."""
         self._progress.tick()
+        assert self._head is not None
         try:
-            report = self._reports.get(timeout=TICK_S)
+            report = self._head.reports.get(timeout=TICK_S)
         except Empty:
             return None
         if report is None:
@@ -421,11 +399,7 @@ class Supervisor:
             self._note("stopping")
         if self._head is not None:
             self._progress.say("stopping …")
-            assert self._head.stdin is not None
-            with contextlib.suppress(OSError):
-                self._head.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._head.wait(HEAD_STOP_S if self._ready and not failure else 0)
+            self._head.stop(HEAD_STOP_S if self._ready and not failure else 0)
         left = end_all(lambda: members(self._id, self._run_dir), GRACE_S)
         if left:
             notes.append(f"{left} processes could not be ended")

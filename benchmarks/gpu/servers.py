@@ -11,17 +11,15 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any, Literal
 
 import httpx
-import msgspec
 import psutil
 
 from benchmarks.gpu.plugin import install
@@ -29,7 +27,8 @@ from benchmarks.gpu.setups import Setup
 from cluster.config import TIERS, ModelConfig, PoolConfig, TriremeConfig
 from cluster.failures import start_failure
 from cluster.hardware import Hardware
-from cluster.head import Job, Report
+from cluster.head import Job
+from cluster.head_process import HeadProcess
 from cluster.interpreter import command, with_rooms
 from cluster.local_ray import free_ports, local_environment, serve_environment
 from cluster.processes import MARKER, end_all, members
@@ -257,7 +256,6 @@ class _Head:
         self.run_dir = Path(tempfile.mkdtemp(prefix="trireme-", dir="/tmp"))
         self.cluster_id = secrets.token_hex(8)
         self._log = self.run_dir / "head.log"
-        self._reports: SimpleQueue[Report | None] = SimpleQueue()
         local = local_environment(self.run_dir, config.gateway)
         environ = environ | serve_environment(config) | local | {MARKER: self.cluster_id}
         job = Job(
@@ -267,36 +265,15 @@ class _Head:
             datetime.now(UTC).date().isoformat(),
             str(self.run_dir / "ray"),
         )
-        read_end, write_end = os.pipe()
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                command("cluster.head", str(write_end)),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[write_end],
-                env=environ,
-                start_new_session=True,
-            )
-        os.close(write_end)
-        threading.Thread(target=self._listen, args=(read_end,), daemon=True).start()
-        assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(job) + b"\n")
-        self._process.stdin.flush()
-
-    def _listen(self, read_end: int) -> None:
-        """Until the end: a head that cannot report would stop."""
-        with os.fdopen(read_end, "rb") as lines:
-            for line in lines:
-                self._reports.put(msgspec.json.decode(line, type=Report))
-        self._reports.put(None)
+        self._process = HeadProcess(job, environ, self._log)
 
     def wait(self, phases: dict[str, float]) -> str:
         """The replica's ops URL, once all is up; notes the seconds of each phase."""
         started = time.monotonic()
         while True:
             try:
-                report = self._reports.get(timeout=max(0.0, started + START_S - time.monotonic()))
+                left_s = max(0.0, started + START_S - time.monotonic())
+                report = self._process.reports.get(timeout=left_s)
             except Empty:
                 raise StartFailed(f"not up after {START_S:.0f} s: {self._said()}") from None
             if report is None or report.error:
@@ -319,11 +296,7 @@ class _Head:
         return members(self.cluster_id, self.run_dir)
 
     def stop(self) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(HEAD_STOP_S)
+        self._process.stop(HEAD_STOP_S)
         end_all(self.processes, 5.0)
         self._process.wait()
         shutil.rmtree(self.run_dir, ignore_errors=True)

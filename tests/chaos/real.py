@@ -86,7 +86,8 @@ class RealEngine:
             os.kill(process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        self._engine.stop()
+        # It takes up to five seconds, in which gateways would stand still here.
+        asyncio.get_running_loop().run_in_executor(None, self._engine.stop)
         self._gate.set()
 
 
