@@ -167,7 +167,7 @@ class Clients:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {self._host}\r\nconnection: close\r\n"
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         # With 0 events to wait for, it is gone before the answer begins.
-        events = rng.randrange(8) if rng.random() < LEAVERS else None
+        events = rng.randrange(3) if rng.random() < LEAVERS else None
         reader, writer = await asyncio.open_connection(self._host, self._port)
         try:
             writer.write((head + body).encode())
