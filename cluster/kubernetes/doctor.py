@@ -19,7 +19,7 @@ IMAGE_VOLUMES_SINCE = (1, 33)
 
 GROUPS = {
     "ray.io": "install KubeRay's operator: helm install kuberay-operator kuberay-operator "
-    "--repo https://ray-project.github.io/kuberay-helm/ -n ray-system --create-namespace",
+    "--repo (KubeRay's chart repository) -n ray-system --create-namespace",
     "monitoring.coreos.com": "install prometheus-operator, or set monitoring.podMonitor.enabled "
     "and monitoring.rules.enabled to false",
     "gateway.networking.k8s.io": "install the Gateway API's standard channel, or set "

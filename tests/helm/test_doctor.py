@@ -48,7 +48,9 @@ def node(name: str, gpus: int = 0, **more: Any) -> Tree:
     return named("v1", "Node", name, **{"spec": {}, "status": status, **more})
 
 
-def operator(image: str = "quay.io/kuberay/operator:v1.7.0", available: int = 1) -> Tree:
+def operator(
+    image: str = "registry.example.com/kuberay/operator:v1.7.0", available: int = 1
+) -> Tree:
     labels = {"app.kubernetes.io/name": "kuberay-operator"}
     containers = [{"name": "kuberay-operator", "image": image, "args": []}]
     return named(
@@ -186,7 +188,7 @@ LACKS: dict[str, tuple[list[Tree], str, str]] = {
         "helm install kuberay-operator",
     ),
     "a new enough operator": (
-        instead(operator("quay.io/kuberay/operator:v1.6.2")),
+        instead(operator("registry.example.com/kuberay/operator:v1.6.2")),
         "v1.6.2 in kuberay is too old",
         "upgrade it and its CRDs to 1.7",
     ),

@@ -142,6 +142,8 @@ class EffortPolicy:
         if request.prompt_tokens + request.predicted < known.need_tokens:
             return False
         fleet.tell()
+        if 2 * len(known.changed) > len(replicas):
+            return False  # one look at all is no more work
         if known.changed:
             _, best = self._look([*known.changed], request, homes, NOTHING, now)
             if best is not None:

@@ -899,3 +899,8 @@ def test_only_replicas_that_have_changed_are_looked_at_again_for_what_found_no_r
     router.on_finished(flights["c"].request.request_id, 0.2, complete=True)
     assert [each.flight.replica_id for each in router.placements(0.2)] == ["c"]
     assert looked[1:] == [["c"], ["a", "b", "c"]]
+    for name in "ab":
+        router.on_load(name, load_of((1, 0, 0), ours=(1, 0, 0)), 0.3)
+    router.admit(request("low"), 0.3)
+    assert router.placements(0.3) == []
+    assert looked[3:] == [["a", "b", "c"]], "most have changed, so all are looked at"
