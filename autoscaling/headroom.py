@@ -4,7 +4,7 @@ Each forecast is compared with the largest load of the window that it had to cov
 the square root of the load (so that it carries over from night to day), goes into a fading
 histogram; the headroom is a quantile of it. Which quantile, follows from what users saw: every
 request that missed its objective for want of replicas raises it, every one that did not lowers it
-a little, so that misses settle at the share that is allowed.
+a little, so that misses settle at a share below the one that is allowed.
 """
 
 import math
@@ -23,6 +23,10 @@ PRIOR_EXCESS, PRIOR_WEIGHT = 0.45, 240.0
 """Before anything was learned: as if an hour of forecasts had been exceeded by this much."""
 
 LEVEL, LOWEST_LEVEL, HIGHEST_LEVEL = 0.85, 0.05, 0.998
+AIM = 0.75
+"""Part of the misses that are allowed at which they shall settle: they come in bursts, and the mean
+of some weeks lies on either side of what it settles at."""
+
 GAIN = 20.0
 """How far a miss moves the quantile, in logits for a window in which every request missed."""
 
@@ -35,7 +39,7 @@ class Headroom:
         self._weight = PRIOR_WEIGHT
         self._counts[_bin(PRIOR_EXCESS)] = PRIOR_WEIGHT
         self._scale = 1.0
-        self._allowed = allowed
+        self._aim = AIM * allowed
         self._gain = gain
         self._logit = math.log(level / (1.0 - level))
         self._open: deque[tuple[float, float]] = deque()
@@ -77,7 +81,7 @@ class Headroom:
     def missed(self, share: float, weight: float = 1.0) -> None:
         """``share`` of the interval's requests missed for want of replicas; ``weight`` is the
         interval's part of an hour."""
-        step = self._gain * weight * (share - self._allowed)
+        step = self._gain * weight * (share - self._aim)
         low, high = (math.log(at / (1.0 - at)) for at in (LOWEST_LEVEL, HIGHEST_LEVEL))
         self._logit = min(high, max(low, self._logit + step))
         self._quantile = None

@@ -75,7 +75,7 @@ class PolicySettings:
 
     target: float = 0.995
     forecast: bool = True
-    hold_s: float = 1800.0
+    hold_s: float = 1200.0
     reversals_per_h: float = 1.0
     saved_reversals: float = 6.0
     interval_s: float = 15.0
@@ -287,21 +287,23 @@ class Policy:
             load,
             expected,
             max(headroom.over(expected), sizing.staffed(ahead, pace) - expected),
-            self._backlog(signals, sizing, pace),
+            self._backlog(signals, sizing, pace, horizon_s),
             outlook,
             horizon_s,
         )
 
     @staticmethod
-    def _backlog(signals: Signals, sizing: Sizing, pace: float) -> float:
-        """Replicas that would hold all that runs and waits, where something waits."""
+    def _backlog(signals: Signals, sizing: Sizing, pace: float, horizon_s: float) -> float:
+        """Replicas that would hold all that runs and, where something waits, serve that by the time
+        that a new one helps: what is short takes its seats one after the other meanwhile."""
         if not any(each.queued > 0.0 for each in signals.tiers.values()):
             return 0.0
-        return sum(
-            (each.running + each.queued)
-            / sizing.of(tier, each.prompt_tokens, each.output_tokens, pace).batch
-            for tier, each in signals.tiers.items()
-        )
+        filled = 0.0
+        for tier, each in signals.tiers.items():
+            at = sizing.of(tier, each.prompt_tokens, each.output_tokens, pace)
+            part = min(1.0, seconds_in_service(at) / horizon_s)
+            filled += (each.running + part * each.queued) / at.batch
+        return filled
 
     # -------------------------------------------------------------- sizes
 

@@ -43,7 +43,7 @@ class AutoscalingConfig(Settings):
         description="Look ahead by what the same time of the day and week has brought before.",
     )
     hold_s: float = Field(
-        default=1800.0,
+        default=1200.0,
         ge=0,
         le=86_400,
         description="Seconds for which a smaller size must have been enough before replicas go.",

@@ -68,8 +68,9 @@ def test_the_same_seed_brings_the_same_days() -> None:
     assert first == again != other
 
 
-def test_a_pool_at_its_capacity_holds_and_beyond_it_does_not() -> None:
-    for load, low, high in ((0.85, 0.999, 1.0), (1.3, 0.0, 0.6)):
+def test_a_pool_at_its_capacity_holds_and_beyond_it_serves_what_fits() -> None:
+    # Late ones stand behind: of 1.3 times the capacity, 1 / 1.3 are served in time and not none.
+    for load, low, high in ((0.85, 0.999, 1.0), (1.3, 0.68, 0.80)):
         score = play(case(even(per_s_of(10.0 * load), 1.0)), Static(10), 10)  # type: ignore[arg-type]
         assert low <= score.attained <= high
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from autoscaling.forecast import DAY_S, LEAST, MOST, WEEK_S, Forecast
-from autoscaling.headroom import Headroom
+from autoscaling.headroom import AIM, Headroom
 
 STEP_S = 60.0
 
@@ -86,12 +86,14 @@ def test_headroom_may_be_below_zero_where_forecasts_are_too_high() -> None:
     assert headroom.over(20.0) < 0.0
 
 
-def test_misses_settle_at_the_share_that_is_allowed() -> None:
+def test_misses_settle_below_the_share_that_is_allowed() -> None:
     headroom = Headroom(0.01, gain=30.0)
     level = headroom.level
     for _ in range(400):
-        headroom.missed(0.01, 1.0)
+        headroom.missed(0.01 * AIM, 1.0)
     assert headroom.level == pytest.approx(level)
+    headroom.missed(0.01, 1.0)
+    assert headroom.level > level
     headroom.missed(1.0, 0.1)
     assert headroom.level > level
     for _ in range(2_000):

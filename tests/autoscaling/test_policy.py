@@ -54,10 +54,18 @@ def test_a_jump_is_followed_in_one_step_and_not_one_by_one() -> None:
 
 
 def test_what_waits_counts_before_any_rate_was_learned() -> None:
-    world = cluster()
+    world = cluster(cold_start_s=300.0)
     world.steps(1800, 2.0)
+    # As many as ten replicas serve from now until a new one would help.
+    waits = 10.0 * capacity("low").per_s * (300.0 + INTERVAL_S)
+    assert world.step(2.0, queued=waits, running=0.0) >= 10
+
+
+def test_a_queue_that_is_gone_before_a_replica_could_help_buys_none() -> None:
+    world = cluster(cold_start_s=300.0)
+    before = world.steps(1800, 2.0)[-1]
     seats = capacity("low").batch
-    assert world.step(2.0, queued=10.0 * seats, running=0.0) >= 10
+    assert world.step(2.0, queued=3.0 * seats, running=1.0 * seats) == before
 
 
 def test_shrinking_waits_for_the_hold_time_and_then_goes_in_one_step() -> None:

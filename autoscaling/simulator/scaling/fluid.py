@@ -225,32 +225,37 @@ class Pool:
         use = seats / ready if ready else 1.0
         level = min(LEVELS, max(1, round(use * LEVELS)))
         slowdown = max(1.0, use)
-        filled = wanted = 0.0
+        filled = came = behind = 0.0
         for flow in flows:
             filled += flow.leave(level, slowdown, self._rng)
-            flow.waiting += arrivals.counts[flow.tier][index]
-            wanted += flow.waiting / flow.batch
-        free = ready - filled
-        part = 1.0 if wanted <= free else max(0.0, free) / wanted
+            came += arrivals.counts[flow.tier][index] / flow.batch
+            behind += flow.waiting / flow.batch
+        # Who is late already stands behind those who can be in time (`FairQueue.late`).
+        free = max(0.0, ready - filled)
+        in_time = 1.0 if came <= free else free / came
+        free = max(0.0, free - came)
+        late = 1.0 if behind <= free else free / behind
         for flow in flows:
-            self._admit(flow, part, level, arrivals.counts[flow.tier][index], tick_s)
+            self._admit(flow, in_time, late, level, arrivals.counts[flow.tier][index], tick_s)
         self.now += tick_s
 
-    def _admit(self, flow: _Flow, part: float, level: int, came: float, tick_s: float) -> None:
-        entering = flow.waiting * part
-        flow.enter(entering, level)
-        flow.waiting -= entering
-        # First come, first served: of those that came now, what the older ones have left over.
-        late = min(float(came), flow.waiting) if part < 1.0 else 0.0
+    def _admit(
+        self, flow: _Flow, in_time: float, late: float, level: int, came: int, tick_s: float
+    ) -> None:
+        """``in_time`` is the part of those that came that finds seats, ``late`` that of those that
+        wait."""
+        flow.enter(came * in_time + flow.waiting * late, level)
+        missed = came * (1.0 - in_time)
+        flow.waiting += missed - flow.waiting * late
         flow.lately_per_s += 0.1 * (came / tick_s - flow.lately_per_s)
         refused = max(0.0, flow.waiting - max(1.0, flow.lately_per_s) * flow.longest_s)
         flow.waiting -= refused
         tally, since = self.tally, self._since[flow.tier]
         tally.requests += came
-        tally.missed += late
+        tally.missed += missed
         tally.refused += refused
         since[0] += came
-        since[1] += late
+        since[1] += missed
         since[2] += refused
 
     def _come_and_go(self) -> None:
