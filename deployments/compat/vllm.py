@@ -286,6 +286,11 @@ class EngineCore:
     def dead(self) -> bool:
         return bool(self._client.resources.engine_dead)
 
+    @property
+    def exit_codes(self) -> list[int | None]:
+        """Of the engine core's processes, as ``multiprocessing`` tells them; None: it runs."""
+        return [each.exitcode for each in self._client.resources.engine_manager.processes]
+
     def shutdown(self) -> None:
         if self._client is not None:
             self._client.shutdown(timeout=5.0)

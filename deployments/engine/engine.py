@@ -8,7 +8,12 @@ from deployments.engine.channel.frames import Output, Submit
 
 
 class EngineDead(Exception):
-    """The engine cannot serve any more; only a new replica helps."""
+    """The engine cannot serve any more; only a new replica helps. ``blameless``: it was ended from
+    outside, so that nothing it ran can be to blame."""
+
+    def __init__(self, message: str, *, blameless: bool = False) -> None:
+        super().__init__(message)
+        self.blameless = blameless
 
 
 class RequestRefused(Exception):

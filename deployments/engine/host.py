@@ -317,11 +317,14 @@ class EngineHost:
         log.error("engine of %s died: %s", self.replica_id, error)
         self.died = error
         tried = self._owners.get(self._trial)
+        blameless = isinstance(error, EngineDead) and error.blameless
         self._owners.clear()
         self.server.stop_listening()
         for connection in list(self.server.connections):
             trial = tried[1] if tried is not None and tried[0] is connection else 0
-            connection.say_died(str(error) or type(error).__name__, trial=trial)
+            connection.say_died(
+                str(error) or type(error).__name__, blameless=blameless, trial=trial
+            )
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new and wait until the running streams have ended, or ``timeout_s``."""

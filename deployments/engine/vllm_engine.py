@@ -11,6 +11,7 @@ from typing import Any
 
 from deployments.compat import vllm as compat
 from deployments.engine.channel.frames import Output, Submit
+from deployments.engine.death import came_from_outside, oom_kills
 from deployments.engine.engine import (
     CoreOutput,
     EngineDead,
@@ -26,8 +27,10 @@ class VllmEngine:
 
     def __init__(self, source: str, args: Mapping[str, Any]) -> None:
         self._core = compat.EngineCore(compat.parse_args(source, args))
+        self._oom_kills: int | None = None
 
     async def start(self) -> EngineInfo:
+        self._oom_kills = oom_kills()
         await asyncio.to_thread(self._core.start)
         core = self._core
         return EngineInfo(
@@ -51,7 +54,7 @@ class VllmEngine:
         try:
             await self._core.add(request)
         except compat.EngineDeadError as error:
-            raise EngineDead(str(error)) from error
+            raise self._dead(error) from error
 
     async def abort(self, request_ids: list[str]) -> None:
         await self._core.abort(request_ids)
@@ -60,7 +63,7 @@ class VllmEngine:
         try:
             step = await self._core.outputs()
         except compat.EngineDeadError as error:
-            raise EngineDead(str(error)) from error
+            raise self._dead(error) from error
         stats = step.scheduler_stats
         return EngineStep(
             step.outputs,
@@ -89,6 +92,11 @@ class VllmEngine:
     def check(self) -> None:
         if self._core.dead:
             raise EngineDead("vLLM's engine core is dead")
+
+    def _dead(self, error: Exception) -> EngineDead:
+        codes = self._core.exit_codes
+        blameless = came_from_outside(codes, self._oom_kills, oom_kills())
+        return EngineDead(f"{error} (exit codes: {codes})", blameless=blameless)
 
     def stop(self) -> None:
         self._core.shutdown()

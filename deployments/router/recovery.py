@@ -81,14 +81,16 @@ class Recovery:
 
     def due(self, now: float) -> Iterator[Request]:
         """Those that wait: first suspects, whose trials take the longest, then those whose clients
-        see a pause, then the others; each in the order in which they came."""
+        see a pause, the shortest first (what the longest have to compute again holds up whoever is
+        behind them, by seconds), then the others; else in the order in which they came."""
         held = list(self._held.values())
         for request, since_s in held:
             strict = request.attempts > 0 or request.deaths > 1
             if request.alone and not strict and now - since_s >= self.limits.isolation_s:
                 request.alone = False
         yield from (request for request, _ in held if request.alone)
-        yield from (request for request, _ in held if not request.alone and request.written)
+        paused = [request for request, _ in held if not request.alone and request.written]
+        yield from sorted(paused, key=lambda request: request.prompt_tokens)
         yield from (request for request, _ in held if not request.alone and not request.written)
 
 

@@ -22,6 +22,7 @@ class FaultyEngine(SimulatedEngine):
     """``deaths`` of engines are counted by who made them."""
 
     poisoned: bool = False
+    _killed: bool = False
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
     _deadly: dict[str, int] = field(default_factory=dict)
 
@@ -35,6 +36,11 @@ class FaultyEngine(SimulatedEngine):
 
     def resume(self) -> None:
         self._gate.set()
+
+    def die(self) -> None:
+        """Its process is killed from outside."""
+        self._killed = True
+        self.stop()
 
     def slow_down(self, factor: float) -> None:
         """Steps take ``factor`` times as long as the step model says."""
@@ -53,7 +59,10 @@ class FaultyEngine(SimulatedEngine):
 
     async def next_step(self) -> EngineStep:
         await self._gate.wait()
-        step = await super().next_step()
+        try:
+            step = await super().next_step()
+        except EngineDead as dead:
+            raise EngineDead(str(dead), blameless=self._killed) from dead
         await self._gate.wait()
         for output in step.outputs:
             at_token = self._deadly.get(output.request_id)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from tests.chaos.checker import Stall
-from tests.chaos.faulty import poison
+from tests.chaos.faulty import FaultyEngine
 from tests.chaos.plan import Fault, plan
 from tests.chaos.world import Node, Plant, World, world
 
@@ -85,7 +85,8 @@ class Harness:
         await self._world.replace(node)
 
     async def _die(self, node: Node, fault: Fault) -> None:
-        node.engine.stop()
+        assert isinstance(node.engine, FaultyEngine)
+        node.engine.die()
         await asyncio.sleep(0.2)
         await self._world.replace(node)
 
@@ -136,12 +137,12 @@ class Harness:
 
     async def _poison(self, node: Node, fault: Fault) -> None:
         here = self._world
-        prompt = poison(f"{fault.number}", self._rng.choice([0, 0, 1, 7, 30]))
+        asked = here.plant.deadly(self._rng, f"{fault.number}")
         gateway = self._rng.choice(here.gateways)
-        await here.ask(gateway, "high", prompt, deadly=True)
+        await here.stream(gateway, asked, deadly=True)
         before = gateway.checker.quarantined
         # The same request again is refused before it meets an engine.
-        await here.ask(gateway, "high", prompt, deadly=True)
+        await here.stream(gateway, asked, deadly=True)
         wrong = gateway.checker.violations
         if gateway.checker.quarantined != before + 1:
             wrong.append(f"poison #{fault.number} was not refused when it came again")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 KINDS = (
     "kill", "die", "hang", "cut", "blackhole", "deaf", "mute", "delay", "slow", "drain", "poison",
 )  # fmt: skip
-"""``kill``: the process is gone. ``die``: the engine is, and its host says so. ``hang``: no steps,
-then a zombie. ``cut``: connections break. ``blackhole``, ``deaf``, ``mute``: bytes vanish in both
-directions, on the way to the engine, on the way from it. ``delay``: they come late. ``slow``: steps
-take many times as long. ``drain``: an orderly end. ``poison``: a request that kills engines."""
+"""``kill``: the process is gone. ``die``: the engine is killed, and its host says so. ``hang``: no
+steps, then a zombie. ``cut``: connections break. ``blackhole``, ``deaf``, ``mute``: bytes vanish in
+both directions, on the way to the engine, on the way from it. ``delay``: they come late. ``slow``:
+steps take many times as long. ``drain``: an orderly end. ``poison``: a request that kills engines.
+"""
 
 
 @dataclass(frozen=True, slots=True)

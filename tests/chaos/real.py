@@ -15,29 +15,40 @@ from typing import Any
 
 from benchmarks.continuation import (
     CASES,
+    CHAT,
     FEW_KV_BLOCKS,
+    Answer,
     FrontEnd,
     answers,
+    chat,
     cpu_environment,
     make_engine,
     submission,
     tiny_model,
 )
-from deployments.engine.engine import EngineInfo, EngineStep
+from deployments.engine.channel.frames import Submit
+from deployments.engine.engine import EngineDead, EngineInfo, EngineStep
 from deployments.engine.vllm_engine import VllmEngine
+from deployments.tiny_model.processor import HarmonyScript
+from tests.chaos.deadly import Deadly, marks
 from tests.chaos.harness import Report, run
 from tests.chaos.plan import Fault
 from tests.chaos.world import Asked, Node
 
 KINDS = (
     "kill", "drain", "hang", "cut", "blackhole", "deaf", "mute", "delay", "slow", "hang", "cut",
-    "slow",
+    "slow", "poison",
 )  # fmt: skip
 """Those that need a new engine are few, as that takes half a minute. ``kill`` ends the engine core
-by SIGKILL; no request is poison, as none kills a real engine that we would not have to mend."""
+by SIGKILL; ``poison`` by an exception in it, a segmentation fault or an abort (``deadly.py``)."""
 
 PROMPTS = 4
 """Of each case of ``benchmarks.continuation``."""
+
+DEADLY = 16
+"""Requests that kill engines, at most."""
+
+PROCESSORS = [f"{HarmonyScript.__module__}:HarmonyScript", f"{Deadly.__module__}:Deadly"]
 
 STEP_S = 0.02
 """About what a step takes; one that is slowed down waits for so many of them."""
@@ -46,14 +57,13 @@ STEP_S = 0.02
 class RealEngine:
     """vLLM's, that hangs and slows down between its steps when it is told to."""
 
-    poisoned = False
-
     def __init__(self, engine: VllmEngine) -> None:
         self._engine = engine
         self._info: EngineInfo | None = None
         self._gate = asyncio.Event()
         self._gate.set()
         self._factor = 1.0
+        self.poisoned = False
         self.submit, self.abort = engine.submit, engine.abort
         self.pack, self.check = engine.pack, engine.check
 
@@ -65,7 +75,11 @@ class RealEngine:
 
     async def next_step(self) -> EngineStep:
         await self._gate.wait()
-        step = await self._engine.next_step()
+        try:
+            step = await self._engine.next_step()
+        except EngineDead as dead:
+            self.poisoned = not dead.blameless
+            raise
         if self._factor > 1.0:
             await asyncio.sleep(STEP_S * self._factor)
         await self._gate.wait()
@@ -91,18 +105,43 @@ class RealEngine:
         self._gate.set()
 
 
-class RealPlant:
-    """Made by ``make``; ``asked`` are its requests with their answers."""
+def make() -> VllmEngine:
+    return make_engine(
+        tiny_model(), num_gpu_blocks_override=FEW_KV_BLOCKS, logits_processors=PROCESSORS
+    )
 
-    def __init__(self, first: RealEngine, asked: list[Asked]) -> None:
+
+def asked_of(submit: Submit, answer: Answer) -> Asked:
+    finish = -1 if answer.finish is None else answer.finish
+    return Asked(
+        "low", submit.prompt_token_ids, submit.sampling, answer.tokens, finish, submit.request
+    )
+
+
+async def deadly_one(front_end: FrontEnd, engine: VllmEngine, number: int) -> Asked:
+    """Its answer is that of the same request without the marks."""
+    at_token, way = (0, 0, 1, 7, 30)[number % 5], number % 3
+    asked = 1000 + number  # a question that nobody else asks
+    plain = submission(await front_end.request(CHAT, chat(asked, temperature=0.0)))
+    stops = marks(at_token, way)
+    marked = await front_end.request(CHAT, chat(asked, temperature=0.0, stop_token_ids=stops))
+    (answer,) = await answers(engine, [plain])
+    return asked_of(submission(marked), answer)
+
+
+class RealPlant:
+    """Made by ``make``; ``asked`` are its requests with their answers, ``deadly`` those that kill
+    engines, with what they would be answered."""
+
+    def __init__(self, first: RealEngine, asked: list[Asked], deadly: list[Asked]) -> None:
         self._first: RealEngine | None = first
         self._asked = asked
-        self._model = tiny_model()
+        self._deadly = deadly
 
     @classmethod
     async def make(cls) -> "RealPlant":
         model = tiny_model()
-        engine = make_engine(model, num_gpu_blocks_override=FEW_KV_BLOCKS)
+        engine = make()
         first = RealEngine(engine)
         starting = asyncio.create_task(first.start())
         front_end = await FrontEnd.make(model)
@@ -114,21 +153,19 @@ class RealPlant:
         ]
         submits = [submission(each) for each in requests]
         whole = await answers(engine, submits)
-        asked = [
-            Asked(
-                "low", submit.prompt_token_ids, submit.sampling, answer.tokens,
-                -1 if answer.finish is None else answer.finish, submit.request,
-            )
-            for submit, answer in zip(submits, whole, strict=True)
-        ]  # fmt: skip
-        return cls(first, asked)
+        asked = [asked_of(*each) for each in zip(submits, whole, strict=True)]
+        deadly = [await deadly_one(front_end, engine, number) for number in range(DEADLY)]
+        return cls(first, asked, deadly)
 
     def engine(self) -> RealEngine:
         first, self._first = self._first, None
-        return first or RealEngine(make_engine(self._model, num_gpu_blocks_override=FEW_KV_BLOCKS))
+        return first or RealEngine(make())
 
     def draw(self, rng: random.Random) -> Asked:
         return rng.choice(self._asked)
+
+    def deadly(self, rng: random.Random, name: str) -> Asked:
+        return self._deadly.pop()
 
     async def kill(self, node: Node) -> None:
         assert isinstance(node.engine, RealEngine)
@@ -143,7 +180,7 @@ async def run_with_vllm(
     clients: int,
     on_fault: Callable[[Fault, int], None],
 ) -> Report:
-    """As ``run``, with two replicas: more do not fit into a small machine's time."""
+    """As ``run``: a third replica takes over from the two that a poisonous request may cost."""
     with cpu_environment():
         plant = await RealPlant.make()
         return await run(
@@ -152,6 +189,6 @@ async def run_with_vllm(
             kinds=kinds or KINDS,
             clients=clients,
             on_fault=on_fault,
-            nodes=2,
+            nodes=3,
             plant=plant,
         )

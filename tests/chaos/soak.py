@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +43,8 @@ MOST_BYTES = 256.0
 an asyncio task alone is larger, and a stream's own books many times."""
 
 MOST_TASKS = 8
+
+MOST_ENDS = 20
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Count:
     whole: int = 0
     left: int = 0
     failed: int = 0
+    ends: list[str] = field(default_factory=list)
+    """How the failed ones ended, of the first ones."""
 
 
 def growth(looks: list[Look], name: str) -> float:
@@ -108,6 +112,8 @@ def gateway(home: Path, members: list[Any]) -> Iterator[tuple[psutil.Process, st
     config = {
         "models": [{"name": MODEL, "source": "tiny", "max_model_len": 4096, "pools": [pool]}],
         "channel": {"dead_after_s": 30.0},
+        # However slow the machine is: nobody is to be refused for want of pace.
+        "tiers": {tier: {"slo": {"ttft_s": 60.0, "tpot_ms": 5000.0}} for tier in MEAN},
     }
     (home / "config.json").write_text(json.dumps(config))
     (home / "members.json").write_text(json.dumps(members))
@@ -176,7 +182,7 @@ class Clients:
             writer.transport.abort()
 
     async def _read(self, reader: asyncio.StreamReader, events: int | None) -> None:
-        seen = 0
+        seen, last = 0, b""
         while events is None or seen < events:
             line = await asyncio.wait_for(reader.readline(), 120.0)
             if line.startswith(b"data: [DONE]"):
@@ -185,7 +191,10 @@ class Clients:
             seen += line.startswith(b"data: ")
             if not line:
                 self.count.failed += 1
+                if len(self.count.ends) < MOST_ENDS:
+                    self.count.ends.append(last.decode(errors="replace"))
                 return
+            last = (last + line)[-2000:]
         await asyncio.sleep(self._rng.random() * 0.01)
         self.count.left += 1
 
@@ -238,6 +247,8 @@ def main() -> int:
         for each in ("gateway_tasks", "engines_tasks")
     )
     print(f"{count.whole} whole, {count.left} broken off, {count.failed} failed")
+    for each in count.ends:
+        print(f"failed after: {each}")
     for name, value in grown.items():
         print(f"{name}: {value:+.1f} a request after the first {WARM} of {STEPS} steps")
     if args.json:

@@ -25,7 +25,7 @@ from deployments.gateway.gauges import FleetMetrics
 from deployments.router import LogNormal, QueueLimits, Router, Slo, TierPolicy
 from deployments.router.recovery import RecoveryLimits
 from tests.chaos.checker import Checker, Watched, expected_reply
-from tests.chaos.faulty import FaultyEngine
+from tests.chaos.faulty import FaultyEngine, poison
 from tests.chaos.proxy import Proxy
 
 MODEL, POOL, SECRET = "gpt-oss-120b", "main", "a secret of this test"
@@ -86,6 +86,7 @@ class Plant(Protocol):
 
     def engine(self) -> BreakableEngine: ...
     def draw(self, rng: random.Random) -> Asked: ...
+    def deadly(self, rng: random.Random, name: str) -> Asked: ...
     async def kill(self, node: "Node") -> None: ...
 
 
@@ -102,6 +103,9 @@ class SimulatedPlant:
         length = rng.choice([5, 20, 100, 600])
         prompt = [rng.randrange(1000, 100_000) for _ in range(length)]
         return self.asked(rng, tier, prompt, rng.choice([10_000, 10_000, 10_000, 60, 1]))
+
+    def deadly(self, rng: random.Random, name: str) -> Asked:
+        return self.asked(rng, "high", poison(name, rng.choice([0, 0, 1, 7, 30])))
 
     async def kill(self, node: "Node") -> None:
         await node.crash()

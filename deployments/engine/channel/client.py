@@ -47,7 +47,7 @@ class EngineGone(ConnectionError):
 
 
 class ReplicaStopped(ConnectionError):
-    """The replica was asked to end."""
+    """The replica was made to end: nothing that it ran is to blame."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class _EngineConnection(FramedProtocol):
             if answer is not None and not answer.done():
                 answer.set_result(message)
         elif isinstance(message, Died):
-            if message.orderly:
+            if message.blameless:
                 self.fail(ReplicaStopped(message.message))
             else:
                 self.fail(EngineGone(message.message, message.trial))

@@ -195,12 +195,12 @@ class Refused(msgspec.Struct, array_like=True, tag="refused", frozen=True):
 class Died(msgspec.Struct, array_like=True, tag="died", frozen=True):
     """The last frame of a replica: its engine is dead, maybe of something that it was running.
 
-    ``orderly``: it was asked to end, and nothing is to blame. ``trial`` is the stream of this
-    gateway that was on trial, 0 for none.
+    ``blameless``: it was asked or made to end, and nothing that it ran is to blame. ``trial`` is
+    the stream of this gateway that was on trial, 0 for none.
     """
 
     message: str
-    orderly: bool = False
+    blameless: bool = False
     trial: int = 0
 
 

@@ -133,7 +133,7 @@ class ChannelServer:
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         for connection in list(self.connections):
-            connection.say_died("the replica was stopped", orderly=True)
+            connection.say_died("the replica was stopped", blameless=True)
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
@@ -245,11 +245,11 @@ class GatewayConnection(FramedProtocol):
         self.forget(stream)
         self.send(encode(Refused(stream, message, retryable)))
 
-    def say_died(self, message: str, *, orderly: bool = False, trial: int = 0) -> None:
+    def say_died(self, message: str, *, blameless: bool = False, trial: int = 0) -> None:
         """The engine has ended: the last word, after which the connection closes."""
         for stream in list(self.streams):
             self.forget(stream)
-        self.send(encode(Died(message[:MAX_LAST_WORDS], orderly, trial)))
+        self.send(encode(Died(message[:MAX_LAST_WORDS], blameless, trial)))
         self.close()
         # A gateway that does not read would keep it open.
         dead_after_s = self.server.settings.dead_after_s

@@ -134,6 +134,21 @@ async def test_an_orderly_end_makes_no_suspects() -> None:
         assert value(here, "trireme_retried_generations_total", cause="replica_lost") >= 2
 
 
+async def test_an_engine_that_was_killed_from_outside_makes_no_suspects() -> None:
+    async with world(nodes=2, gateways=1) as here:
+        asked = Asked(here, 6)
+        await asked.begun()
+        engine = nodes(here)[0].engine
+        assert isinstance(engine, FaultyEngine)
+        engine.die()
+        await here.until(lambda: len(fleet(here)) == 1)
+        flights = [f for replica in fleet(here).values() for f in replica.flights.values()]
+        assert not any(flight.request.deaths or flight.on_trial for flight in flights)
+        await asked.ended()
+        await all_is_well(here, 6)
+        assert value(here, "trireme_retried_generations_total", cause="replica_lost") >= 2
+
+
 async def test_without_another_replica_streams_pause_until_one_comes() -> None:
     async with world(nodes=1, gateways=1) as here:
         asked = Asked(here, 4)
