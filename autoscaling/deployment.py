@@ -29,6 +29,7 @@ from cluster.logs import set_up_logging
 from cluster.metrics import AUTOSCALER_METRICS, Metrics
 from cluster.ops import OpsListener
 from deployments.compat import board
+from deployments.compat.dashboard import credentials
 from deployments.compat.serve import ListedReplica, ReplicaFeed
 from deployments.names import GATEWAY, applications, engine_deployment, wanted_key
 
@@ -174,15 +175,21 @@ class AutoscalerReplica:
             await asyncio.to_thread(board.write, key, told)
 
     async def _scale(self, resize: Resize) -> None:
-        """Serve's external scaler; the answer 412 means that it is not enabled there."""
+        """Serve's external scaler; the answer 412 means that it is not enabled there. What was not
+        heard is said again with the next decision."""
         deployment = engine_deployment(resize.pool)
         url = (
             f"{self._settings.dashboard_url}/api/v1/applications/{self._applications[deployment]}"
             f"/deployments/{deployment}/scale"
         )
-        answer = await self._http.post(url, json={"target_num_replicas": resize.wanted})
-        if answer.is_error:
-            log.warning("pool %s was not resized: %s", resize.pool, answer.text[:200])
+        told = {"target_num_replicas": resize.wanted}
+        try:
+            answer = await self._http.post(url, json=told, headers=credentials())
+            problem = answer.text[:200] if answer.is_error else ""
+        except httpx.HTTPError as error:
+            problem = f"{self._settings.dashboard_url} does not answer: {error!r}"
+        if problem:
+            log.warning("pool %s was not resized: %s", resize.pool, problem)
 
     def _warn_of_late_starts(self) -> None:
         for pool, starts in self._autoscaler.starts.items():

@@ -36,7 +36,7 @@ SURGE = 1.6
 """A rate over so short a time that is so many times the slow one is no chance (bursts of single
 clients make 1.4): the slow one is then not waited for."""
 
-WAKING_HOLD_S = 60.0
+WAKING_HOLD_S = 30.0
 """Hold time of the replicas that are awake where others sleep: those wake in seconds."""
 
 EPSILON = 0.02

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster import front as front_module
-from cluster.config import GatewayConfig, TriremeConfig, is_loopback
+from cluster.config import AutoscalingConfig, GatewayConfig, TriremeConfig, is_loopback
 from cluster.front import Certificate, Front
 from cluster.hardware import Hardware
 
@@ -176,6 +177,13 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
+def dashboard_port(autoscaling: AutoscalingConfig) -> int | None:
+    """Where Ray's dashboard is to listen; None: nobody needs it."""
+    if not autoscaling.enabled or autoscaling.actuator != "external":
+        return None
+    return urlsplit(autoscaling.dashboard_url).port or 80
+
+
 class LocalRay:
     """A head node started by this process; it ends with this process."""
 
@@ -184,6 +192,7 @@ class LocalRay:
         from ray._private.parameter import RayParams
 
         settings = config.ray
+        dashboard = dashboard_port(config.autoscaling)
         self._node: Any = Node(
             RayParams(
                 node_ip_address=LOOPBACK,
@@ -192,7 +201,9 @@ class LocalRay:
                 num_gpus=len(hardware.gpus) if settings.num_gpus is None else settings.num_gpus,
                 object_store_memory=settings.object_store_bytes,
                 temp_dir=str(temp_dir),
-                include_dashboard=False,
+                include_dashboard=dashboard is not None,
+                dashboard_host=LOOPBACK,
+                dashboard_port=dashboard,
                 dashboard_agent_listen_port=0,
                 metrics_export_port=0,
                 # No autoscaler of nodes, and nobody reads the workers' output here.

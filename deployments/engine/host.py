@@ -85,7 +85,8 @@ class EngineHost:
         self._last_step_s = 0.0
         self._draining = False
         self._trial = ""
-        self._trial_tokens = 0
+        self._suspects: dict[str, int] = {}
+        """Tokens that those have written here with whom another engine has died."""
         self._tasks: list[asyncio.Task[None]] = []
         self.server = ChannelServer(
             settings,
@@ -139,7 +140,9 @@ class EngineHost:
             if self._trial in self._owners:
                 connection.refuse(submit.stream, "another request is on trial", retryable=True)
                 return
-            self._trial, self._trial_tokens = request_id, 0
+            self._trial = request_id
+        if submit.suspect or submit.on_trial:
+            self._suspects[request_id] = 0
         if not self._owners:
             # An idle engine makes no steps: its silence starts counting now.
             self._last_step_s = asyncio.get_running_loop().time()
@@ -250,7 +253,7 @@ class EngineHost:
                     self._traces.ended(output.request_id, packed.finish)
                 connection.forget(stream)
         self.tokens_out += written
-        if self._trial:
+        if self._suspects:
             self._judge(step)
         self._note_step(step, now, prompts=prompts)
         self._refresh_load()
@@ -262,11 +265,15 @@ class EngineHost:
         self.server.broadcast_load(self.load, set(outboxes), force=not self._owners)
 
     def _judge(self, step: EngineStep) -> None:
-        """The request on trial is acquitted once it has written enough tokens."""
+        """A suspect is acquitted once it has written enough tokens, or ended."""
+        suspects = self._suspects
         for output in step.outputs:
-            if output.request_id == self._trial:
-                self._trial_tokens += len(output.new_token_ids)
-        if self._trial_tokens >= ACQUITTED_TOKENS or self._trial not in self._owners:
+            if output.request_id in suspects:
+                suspects[output.request_id] += len(output.new_token_ids)
+        for request_id, tokens in list(suspects.items()):
+            if tokens >= ACQUITTED_TOKENS or request_id not in self._owners:
+                del suspects[request_id]
+        if self._trial not in suspects:
             self._trial = ""
 
     def _note_step(self, step: EngineStep, now: float, *, prompts: bool) -> None:
@@ -316,7 +323,9 @@ class EngineHost:
     def _die(self, error: Exception) -> None:
         log.error("engine of %s died: %s", self.replica_id, error)
         self.died = error
-        tried = self._owners.get(self._trial)
+        # With another suspect here it may as well have been that one.
+        alone = sum(each in self._owners for each in self._suspects) == 1
+        tried = self._owners.get(self._trial) if alone else None
         blameless = isinstance(error, EngineDead) and error.blameless
         self._owners.clear()
         self.server.stop_listening()

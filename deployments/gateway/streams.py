@@ -150,6 +150,7 @@ class Stream:
             self.context.cache_salt,
             self.journal,
             0.0 if self.context.resume is None else self.context.resume.keep_s,
+            self.request.deaths > 0,
         )
 
     def note(self, tokens: list[int], now: float) -> bool:

@@ -12,17 +12,16 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-POISON = 199_000
-AT_TOKEN = 199_100
-WAYS = 199_050
-"""The marks: poison, ``AT_TOKEN`` + n for death at output token n, ``WAYS`` + i for the way."""
+AT_TOKEN, LAST = 199_000, 100
+WAYS = 199_200
+"""The marks: ``AT_TOKEN`` + n for death at output token n, ``WAYS`` + i for the way."""
 
 EXCEPTION, SEGMENTATION_FAULT, ABORT = range(3)
 
 
 def marks(at_token: int, way: int) -> list[int]:
     """Stop tokens that make the request deadly."""
-    return [POISON, AT_TOKEN + at_token, WAYS + way]
+    return [AT_TOKEN + at_token, WAYS + way]
 
 
 class Deadly(AdapterLogitsProcessor):  # type: ignore[misc]
@@ -33,10 +32,10 @@ class Deadly(AdapterLogitsProcessor):  # type: ignore[misc]
 
     def new_req_logits_processor(self, params: SamplingParams) -> Any:
         stops = params.stop_token_ids or []
-        if POISON not in stops:
+        at_token = next((each - AT_TOKEN for each in stops if 0 <= each - AT_TOKEN <= LAST), None)
+        way = next((each - WAYS for each in stops if 0 <= each - WAYS <= ABORT), None)
+        if at_token is None or way is None:
             return None
-        at_token = next(each - AT_TOKEN for each in stops if each >= AT_TOKEN)
-        way = next(each - WAYS for each in stops if WAYS <= each < AT_TOKEN)
 
         def kill(prompt: list[int], output: list[int], logits: torch.Tensor) -> torch.Tensor:
             if len(output) < at_token:

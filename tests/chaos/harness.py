@@ -140,10 +140,12 @@ class Harness:
         asked = here.plant.deadly(self._rng, f"{fault.number}")
         gateway = self._rng.choice(here.gateways)
         await here.stream(gateway, asked, deadly=True)
+        wrong = gateway.checker.violations
+        if not any(each.engine.poisoned for each in here.nodes.values()):
+            wrong.append(f"poison #{fault.number} killed nobody")
         before = gateway.checker.quarantined
         # The same request again is refused before it meets an engine.
         await here.stream(gateway, asked, deadly=True)
-        wrong = gateway.checker.violations
         if gateway.checker.quarantined != before + 1:
             wrong.append(f"poison #{fault.number} was not refused when it came again")
         dead = [each for each in here.nodes.values() if each.engine.poisoned]

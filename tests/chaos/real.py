@@ -33,7 +33,7 @@ from deployments.tiny_model.processor import HarmonyScript
 from tests.chaos.deadly import Deadly, marks
 from tests.chaos.harness import Report, run
 from tests.chaos.plan import Fault
-from tests.chaos.world import Asked, Node
+from tests.chaos.world import FAILOVER, Asked, Node
 
 KINDS = (
     "kill", "drain", "hang", "cut", "blackhole", "deaf", "mute", "delay", "slow", "hang", "cut",
@@ -132,6 +132,9 @@ async def deadly_one(front_end: FrontEnd, engine: VllmEngine, number: int) -> As
 class RealPlant:
     """Made by ``make``; ``asked`` are its requests with their answers, ``deadly`` those that kill
     engines, with what they would be answered."""
+
+    # A trial of eight tokens takes seconds where three engines share two cores.
+    failover = FAILOVER.model_copy(update={"isolation_s": 60.0})
 
     def __init__(self, first: RealEngine, asked: list[Asked], deadly: list[Asked]) -> None:
         self._first: RealEngine | None = first

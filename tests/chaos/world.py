@@ -49,10 +49,9 @@ LEAVERS = 0.05
 LONGEST_STREAM_S = 60.0
 
 
-def make_router() -> Router:
+def make_router(failover: FailoverConfig = FAILOVER) -> Router:
     slo, limits = Slo(2.0, 0.1), QueueLimits(10_000, 60.0, 0)
     tiers = {tier: TierPolicy(limits, LogNormal.from_mean(MEANS[tier], 0.6), slo) for tier in TIERS}
-    failover = FAILOVER
     recovery = RecoveryLimits(
         failover.budget_share, failover.budget_floor, failover.max_pause_s, failover.isolation_s
     )
@@ -84,6 +83,8 @@ class Asked:
 class Plant(Protocol):
     """Where engines come from, and requests whose answers are known."""
 
+    failover: FailoverConfig
+
     def engine(self) -> BreakableEngine: ...
     def draw(self, rng: random.Random) -> Asked: ...
     def deadly(self, rng: random.Random, name: str) -> Asked: ...
@@ -94,6 +95,7 @@ class SimulatedPlant:
     """Of simulated engines."""
 
     engine_class: type[FaultyEngine] = FaultyEngine
+    failover = FAILOVER
 
     def engine(self) -> FaultyEngine:
         return self.engine_class(ENGINE, 16, 2048, 8192)
@@ -157,13 +159,13 @@ class World:
         self._clients: list[asyncio.Task[None]] = []
         self._asking = True
 
-    @staticmethod
-    def _gateway(number: int) -> Gateway:
+    def _gateway(self, number: int) -> Gateway:
+        failover = self.plant.failover
         metrics = FleetMetrics((MODEL,), ((MODEL, POOL),))
         settings = LinkSettings(
             SECRET, f"gateway-{number}", HEARTBEAT_S, DEAD_AFTER_S, 1.0, 1 << 20
         )
-        client = FleetClient(make_router(), settings, metrics, FAILOVER)
+        client = FleetClient(make_router(failover), settings, metrics, failover)
         client.start()
         return Gateway(client, Checker(MODEL))
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from cluster.config import TriremeConfig
-from cluster.local_ray import clean_environment, local_environment, serve_environment
+from cluster.local_ray import clean_environment, free_ports, local_environment, serve_environment
 from tests.e2e.running import HTTP, ROOT, Cluster, cluster, run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -143,6 +143,43 @@ async def test_five_times_the_load_and_back_loses_nothing_and_does_not_flap(
         assert "trireme_cold_start_seconds{" in metrics
         shown = run(running.home, "autoscale", "log", name=running.name).stdout
         assert "headroom" in shown
+
+
+def test_serves_external_scaler_is_told_through_rays_dashboard(tmp_path: Path) -> None:
+    (model,) = CONFIG["models"]
+    (pool,) = model["pools"]
+    (port,) = free_ports(1)
+    config = {
+        **CONFIG,
+        "name": "external",
+        "models": [
+            {
+                **model,
+                "pools": [
+                    {
+                        **pool,
+                        "scaling": {**pool["scaling"], "schedules": ["daily 00:00-00:00 >= 3"]},
+                    }
+                ],
+            }
+        ],
+        "autoscaling": {
+            **CONFIG["autoscaling"],
+            "actuator": "external",
+            "dashboard_url": f"http://127.0.0.1:{port}",
+        },
+    }
+    with cluster(tmp_path, config) as running:
+        deadline = time.monotonic() + 120
+        while True:
+            there = [each for each in running.status()["replicas"] if each.get("pool") == "main"]
+            if len(there) == 3 and all(each["healthy"] for each in there):
+                break
+            assert time.monotonic() < deadline, (there, decisions(running)[-1])
+            time.sleep(1)
+        # The API takes no orders from who has not the cluster's token.
+        url = f"http://127.0.0.1:{port}/api/v1/applications/external/deployments/engine:main/scale"
+        assert HTTP.post(url, json={"target_num_replicas": 1}).status_code == 401
 
 
 def autoscaler_metrics(running: Cluster) -> str:

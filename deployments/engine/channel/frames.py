@@ -55,8 +55,9 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     engine goes on with token number ``len(emitted)`` as if it had written them itself; everything
     else is as in the first attempt, and limits count from the beginning of the answer.
 
-    ``on_trial``: an engine has died with it. A replica takes one such stream at a time, of all its
-    gateways, and refuses others until that one has written some tokens.
+    ``suspect``: an engine has died with it. ``on_trial``: and now it shall be alone with that: a
+    replica takes one such stream at a time, of all its gateways, and refuses others until that one
+    has written some tokens.
 
     ``traceparent`` is the W3C trace context of the gateway's span, empty if nobody traces it.
 
@@ -79,6 +80,7 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     cache_salt: str = ""
     journal: str = ""
     journal_s: float = 0.0
+    suspect: bool = False
 
 
 class Abort(msgspec.Struct, array_like=True, tag="abort", frozen=True):

@@ -45,6 +45,11 @@ SPILL_SLACK = 0.75
 """A looser tier enters a stricter tier's zone only while its step has so much of the objective."""
 
 
+MOST_TTFTS = 5.0
+"""Who has waited for so many times its tier's TTFT objective has lost more than its own pace is
+worth: that holds it up no longer, only that of those who run there. Otherwise a strict tier could
+starve where looser ones keep all replicas a little above its pace, for as long as they write."""
+
 EVERYBODY, UNHINDERED = 15, 15 - AHEAD_BIT
 """Which bits of a replica's ``tiers_here`` count."""
 
@@ -56,7 +61,8 @@ class EffortPolicy:
 
     A request joins a replica only if the step with it is within its own TPOT objective and within
     those of all that run there; otherwise it waits in its queue. An objective that a replica could
-    not keep for even a few requests is not enforced there.
+    not keep for even a few requests is not enforced there, and who has waited for far too long does
+    not ask for its own.
 
     A request in the middle of its reply goes where it writes on soonest: its client sees a pause.
     If it has lost its replica already, that is worse than longer steps for all, and no TPOT
@@ -76,7 +82,7 @@ class EffortPolicy:
         self._slack = [SPILL_SLACK * slo.tpot_s for slo in self._slos]
         self._limit_of, self._slack_of = np.array(self._limits), np.array(self._slack)
         self._prefixes = PrefixIndex()
-        self._no_room: dict[tuple[str, Tier, bool], NoRoom] = {}
+        self._no_room: dict[tuple[str, Tier, bool, bool], NoRoom] = {}
         self._zones: dict[str, Zones] = {}
         self._tiers = slos
 
@@ -121,7 +127,7 @@ class EffortPolicy:
             seen, best = self._look_at_many(columns, request, homes, cached, now)
         if best is None:
             if not request.written:
-                self._note_no_room(fleet, replicas, request, homes)
+                self._note_no_room(fleet, replicas, request, homes, now)
             return None
         replica, finish_s, verdict = best
         return Choice(replica, finish_s, verdict, seen, cached.get(replica.replica_id, 0))
@@ -136,7 +142,7 @@ class EffortPolicy:
     ) -> bool:
         """Whether one like it, and no larger, found no room, and those that have changed since have
         none either. A queue's head is asked for at every frame."""
-        known = self._no_room.get((request.model, request.tier, request.ahead))
+        known = self._no_room.get(self._kind(request, now))
         if known is None or known.replicas is not replicas or known.homes is not homes:
             return False
         if request.prompt_tokens + request.predicted < known.need_tokens:
@@ -157,8 +163,9 @@ class EffortPolicy:
         replicas: Sequence[Replica],
         request: Request,
         homes: Mapping[str, int],
+        now: float,
     ) -> None:
-        kind = request.model, request.tier, request.ahead
+        kind = self._kind(request, now)
         found = NoRoom(request.prompt_tokens + request.predicted, replicas, homes)
         self._no_room[kind] = found
         fleet.watch((self, *kind), found)
@@ -177,7 +184,7 @@ class EffortPolicy:
         seen: list[Considered] = []
         best, best_s = None, math.inf
         tier = TIER_INDEX[request.tier]
-        limits, bit, left_s = self._limits, 1 << tier, self._left_s(request, now)
+        limits, bit, left_s = self._limits, self._bit(request, now), self._left_s(request, now)
         mask = UNHINDERED if request.ahead else EVERYBODY
         prompt, predicted, pooled = request.prompt_tokens, request.predicted, request.tier
         for replica in replicas:
@@ -232,7 +239,7 @@ class EffortPolicy:
         tier, mask = TIER_INDEX[request.tier], UNHINDERED if request.ahead else EVERYBODY
         prompt, predicted = request.prompt_tokens, request.predicted
         step_s, running, token_s = columns.next_step_s, columns.in_flight, columns.prefill_token_s
-        limit_s = self._limit_of[columns.tiers_here & mask | 1 << tier]
+        limit_s = self._limit_of[columns.tiers_here & mask | self._bit(request, now)]
         busy = running >= 0.5
         slow = (step_s > limit_s) & (columns.floor_step_s < limit_s) & busy
         memory = (columns.kv_left < prompt + predicted) & busy
@@ -299,6 +306,18 @@ class EffortPolicy:
             ):
                 best, best_s = considered, resume_s
         return seen, best
+
+    def _desperate(self, request: Request, now: float) -> bool:
+        longest_s = MOST_TTFTS * self._slos[TIER_INDEX[request.tier]].ttft_s
+        return now - request.arrived_s >= longest_s
+
+    def _bit(self, request: Request, now: float) -> int:
+        """The bit of the tier whose pace the request itself wants."""
+        return 0 if self._desperate(request, now) else 1 << TIER_INDEX[request.tier]
+
+    def _kind(self, request: Request, now: float) -> tuple[str, Tier, bool, bool]:
+        """What found no room finds none for as long as it is of this kind."""
+        return request.model, request.tier, request.ahead, self._desperate(request, now)
 
     def _left_s(self, request: Request, now: float) -> float:
         """Seconds in which the first token would be in time."""

@@ -123,6 +123,28 @@ async def test_an_engine_that_fails_in_an_unknown_way_is_dead_too() -> None:
             host.check()
 
 
+@pytest.mark.parametrize(("other", "named"), [(False, 1), (True, 0)])
+async def test_the_one_on_trial_is_named_only_if_no_other_suspect_was_there(
+    other: bool, named: int
+) -> None:
+    recorder = Recorder()
+    engine = quick_engine(step_ms={"base": 20})
+    async with running_host(engine) as host, linked(host, recorder) as link:
+        await recorder.until(lambda: recorder.welcomes)
+        tried = submission(1, tier="high", max_tokens=500)
+        tried.on_trial = tried.suspect = True
+        company = submission(2, tier="high", max_tokens=500)
+        company.suspect = other
+        link.submit(tried)
+        link.submit(company)
+        await recorder.until(lambda: recorder.tokens.keys() >= {1, 2})
+        engine.stop()
+        await recorder.until(lambda: recorder.downs, timeout_s=2.0)
+        (error,) = recorder.downs
+        assert isinstance(error, EngineGone)
+        assert error.trial == named
+
+
 async def test_one_stream_at_a_time_is_on_trial_until_it_has_written_enough() -> None:
     recorder = Recorder()
     async with (
