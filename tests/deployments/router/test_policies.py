@@ -15,7 +15,14 @@ from deployments.router import Decision, Flight, Request, Router
 from deployments.router.columns import Columns
 from deployments.router.fleet import Replica
 from deployments.router.policies import Verdict
-from deployments.router.policies.effort import AHEAD_MARGIN, MANY, MARGIN, SPILL_SLACK, EffortPolicy
+from deployments.router.policies.effort import (
+    AHEAD_MARGIN,
+    MANY,
+    MARGIN,
+    MOST_TTFTS,
+    SPILL_SLACK,
+    EffortPolicy,
+)
 from deployments.router.policies.simple import PrefixAffinity
 from deployments.router.prefixes import BLOCK_TOKENS
 from tests.deployments.router.router_world import (
@@ -300,6 +307,16 @@ def test_a_request_waits_where_a_residents_objective_would_be_missed() -> None:
     assert placed_on(router, request("high", prompt_tokens=1)) is None
     occupy(router, "a", ["high"] * seats)  # the low one has ended
     assert len(router.placements(1.0)) == 1
+
+
+def test_who_has_waited_for_far_too_long_asks_for_no_pace_of_its_own() -> None:
+    seats, long_s = seats_within(SLOS["low"].tpot_s), MOST_TTFTS * SLOS["low"].ttft_s
+    for residents, goes in ((many(seats), True), (["low", *many(seats)], False)):
+        router = router_of("a", max_num_seqs=1000, kv_tokens=10**8)
+        occupy(router, "a", residents)
+        assert placed_on(router, request("low", prompt_tokens=1)) is None
+        assert router.placements(long_s - 0.1) == []
+        assert bool(router.placements(long_s)) is goes, "a resident's pace is kept all the same"
 
 
 def test_who_comes_later_leaves_more_to_spare_where_somebody_goes_ahead() -> None:
