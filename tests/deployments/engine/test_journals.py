@@ -195,9 +195,10 @@ async def test_a_replica_that_keeps_none_is_not_asked() -> None:
 def test_older_peers_frames_are_read_and_they_read_ours() -> None:
     submit = resumable(4)
     wire = msgspec.msgpack.decode(encode(submit)[4:])
-    older = decode_from_gateway(encoder.encode(wire[:-2]))
+    before = len(wire) - 3  # the journal's name and time, and whether it is a suspect
+    older = decode_from_gateway(encoder.encode(wire[:before]))
     assert isinstance(older, Submit)
-    assert (older.stream, older.journal, older.journal_s) == (4, "", 0.0)
+    assert (older.stream, older.journal, older.journal_s, older.suspect) == (4, "", 0.0, False)
     assert decode_from_gateway(encoder.encode([*wire, "a field of a later version"])) == submit
     welcome = Welcome(PROTOCOL_VERSION, "r", "e", 1, 2, 3, Load(), True, True, True)
     wire = msgspec.msgpack.decode(encode(welcome)[4:])
