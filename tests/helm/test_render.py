@@ -1,6 +1,7 @@
 """`trireme k8s render`: the chart's objects for those who make no Helm release."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def test_it_prints_what_helm_would_install(
     assert code == 0
     objects = parsed(out)
     print(told)
-    wanted = {f"{e['kind']} {e['metadata']['name']}": e for e in renders["production"]}
+    # A copy: other tests look at the same objects.
+    wanted = {f"{e['kind']} {e['metadata']['name']}": e for e in deepcopy(renders["production"])}
     assert names(objects) == wanted.keys() - HOOKS
     for each in objects:
         like = wanted[f"{each['kind']} {each['metadata']['name']}"]
