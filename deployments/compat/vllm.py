@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+import psutil
 from starlette.types import ASGIApp
+from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.platforms import current_platform
@@ -72,6 +74,7 @@ __all__ = [
     "parse_args",
     "prefill_stats",
     "prompt_name",
+    "ranks_of",
     "repetition_detection",
 ]
 
@@ -214,6 +217,19 @@ def fail_request(client: AsyncLLM, request_id: str, error: Exception) -> None:
 
 _PREEMPTED = EngineCoreEventType.PREEMPTED
 
+_RANK_TITLE = f"{envs.VLLM_PROCESS_NAME_PREFIX}::Worker"
+
+
+def ranks_of(core_pid: int) -> list[int]:
+    """Process ids of the TP group, by the title that vLLM gives them: an engine core has other
+    children too (compilers, a resource tracker), which may end."""
+    found = []
+    for child in psutil.Process(core_pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(part.startswith(_RANK_TITLE) for part in child.cmdline()[:1]):
+                found.append(child.pid)
+    return found
+
 
 class EngineCore:
     """vLLM's engine core (its own process, and one for each rank of a TP group), driven directly.
@@ -226,6 +242,7 @@ class EngineCore:
         self._args = AsyncEngineArgs.from_cli_args(namespace)
         self._client: Any = None
         self._loggers: StatLoggerManager | None = None
+        self._ranks: list[int] = []
         self.preemptions = 0
 
     def start(self) -> None:
@@ -240,6 +257,7 @@ class EngineCore:
         )
         self._loggers = StatLoggerManager(config, enable_default_loggers=False)
         self._loggers.log_engine_initialized()
+        self._ranks = [pid for core in self._cores for pid in ranks_of(core.pid)]
 
     @property
     def max_num_seqs(self) -> int:
@@ -287,9 +305,19 @@ class EngineCore:
         return bool(self._client.resources.engine_dead)
 
     @property
-    def exit_codes(self) -> list[int | None]:
-        """Of the engine core's processes, as ``multiprocessing`` tells them; None: it runs."""
-        return [each.exitcode for each in self._client.resources.engine_manager.processes]
+    def _cores(self) -> list[Any]:
+        return list(self._client.resources.engine_manager.processes)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the engine core, and of the ranks of its TP group that are processes of their own."""
+        return [*(each.pid for each in self._cores), *self._ranks]
+
+    @property
+    def exit_codes(self) -> dict[int, int]:
+        """By process id, of engine cores whose end ``multiprocessing`` has heard of."""
+        ended = {each.pid: each.exitcode for each in self._cores}
+        return {pid: code for pid, code in ended.items() if code is not None}
 
     def shutdown(self) -> None:
         if self._client is not None:

@@ -21,6 +21,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.request import Request
 
+from deployments.compat import crash
+
 __all__ = ["carried", "carry", "is_set_up", "make_scheduler", "samples_exactly"]
 
 EXTRA_ARG = "trireme_emitted"
@@ -170,6 +172,7 @@ def _failed(why: str) -> "Future[Any]":
 
 def make_scheduler(*, vllm_config: VllmConfig, **rest: Any) -> Scheduler:
     """For vLLM's ``scheduler_cls``: the scheduler that it would have chosen, and ``_Resuming``."""
+    crash.end_at_once()
     unset = copy.copy(vllm_config.scheduler_config)
     unset.scheduler_cls = None
     chosen = unset.get_scheduler_cls()

@@ -11,6 +11,7 @@ import torch
 from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
+from deployments.compat import crash
 from deployments.compat.vllm_resume import carried
 
 __all__ = ["PlacedGenerator", "ResumesAnswers", "place_generator"]
@@ -78,6 +79,7 @@ class _Record(CachedRequestState):  # type: ignore[misc]
 
 
 gpu_model_runner.CachedRequestState = _Record
+crash.end_at_once()
 
 
 class ResumesAnswers:

@@ -1,4 +1,9 @@
-"""Whose fault it is that an engine's process ended: what it was running, or somebody outside.
+"""Whether an engine's process is ending, and whose fault it is: what it was running, or somebody
+outside.
+
+Whoever waits for a process hears of its end when all that it held has been freed. That takes a
+second or more for an engine (a GPU's context, a core dump), in which it looks like one that hangs.
+The kernel's table shows at once what the process was ended with.
 
 A process that was killed by a signal from elsewhere (an operator, a scheduler, a fault that was put
 in) says nothing about its requests. SIGKILL also comes from the kernel when memory runs out, and
@@ -9,10 +14,35 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-VMSTAT = Path("/proc/vmstat")
+PROC = Path("/proc")
+VMSTAT = PROC / "vmstat"
 
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 """Exit codes, as ``multiprocessing`` tells them. A crash has another signal, or a code."""
+
+
+UNTOLD = 1
+"""Stands for the exit code of a process that has vanished, or that we may not read."""
+
+_ENDING = 0x4 | 0x400
+"""Linux's PF_EXITING and PF_SIGNALED: it frees what it held, or a signal has just ended it."""
+
+
+def exit_code(pid: int, proc: Path = PROC) -> int | None:
+    """How the process has ended or is about to, in ``multiprocessing``'s terms; None: it runs.
+
+    Fields 3, 9 and 52 of proc_pid_stat(5): state, flags and wait status. None where there is no
+    such table."""
+    try:
+        stat = (proc / str(pid) / "stat").read_text()
+    except OSError:
+        return UNTOLD if proc.joinpath("self", "stat").exists() else None
+    fields = stat.rpartition(")")[2].split()  # the name before may hold anything
+    state, flags, status = fields[0], int(fields[6]), int(fields[49])
+    if state not in "ZX" and not flags & _ENDING and not status:
+        return None
+    ended_by = status & 0x7F
+    return -ended_by if ended_by else status >> 8 or UNTOLD
 
 
 def oom_kills(vmstat: Path = VMSTAT) -> int | None:

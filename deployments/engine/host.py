@@ -36,6 +36,10 @@ from deployments.router.recovery import ACQUITTED_TOKENS
 
 log = logging.getLogger("trireme.engine")
 
+LOOK_S = 0.1
+"""How often the engine's process is looked at. Its own news of its end comes seconds later, when
+all is freed, and meanwhile it would seem to hang."""
+
 STEP_TIME_WEIGHT = 0.1
 """Weight of the newest step in the moving average of the step time."""
 
@@ -111,7 +115,7 @@ class EngineHost:
         self._last_step_s = asyncio.get_running_loop().time()
         self._refresh_load()
         self.port = await self.server.start(listen_host)
-        for work in (self._feed(), self._pump()):
+        for work in (self._feed(), self._pump(), self._look()):
             self._tasks.append(asyncio.create_task(work))
 
     def _welcome(self) -> Welcome:
@@ -224,6 +228,14 @@ class EngineHost:
                 return
             self._forward(step)
 
+    async def _look(self) -> None:
+        while self.died is None:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self.engine.check()
+            except EngineDead as error:
+                self._die(error)
+
     def _forward(self, step: EngineStep) -> None:
         now = asyncio.get_running_loop().time()
         prompts, written = False, 0
@@ -321,6 +333,8 @@ class EngineHost:
             raise EngineDead(f"{len(self._owners)} requests pending, no step for {silent_s:.0f} s")
 
     def _die(self, error: Exception) -> None:
+        if self.died is not None:
+            return  # by another way the news came sooner
         log.error("engine of %s died: %s", self.replica_id, error)
         self.died = error
         # With another suspect here it may as well have been that one.

@@ -11,7 +11,7 @@ from typing import Any
 
 from deployments.compat import vllm as compat
 from deployments.engine.channel.frames import Output, Submit
-from deployments.engine.death import came_from_outside, oom_kills
+from deployments.engine.death import came_from_outside, exit_code, oom_kills
 from deployments.engine.engine import (
     CoreOutput,
     EngineDead,
@@ -90,11 +90,12 @@ class VllmEngine:
         )
 
     def check(self) -> None:
-        if self._core.dead:
-            raise EngineDead("vLLM's engine core is dead")
+        if self._core.dead or any(exit_code(pid) is not None for pid in self._core.pids):
+            raise self._dead("vLLM's engine core is dead")
 
-    def _dead(self, error: Exception) -> EngineDead:
-        codes = self._core.exit_codes
+    def _dead(self, error: Exception | str) -> EngineDead:
+        heard = self._core.exit_codes
+        codes = [heard.get(pid, exit_code(pid)) for pid in self._core.pids]
         blameless = came_from_outside(codes, self._oom_kills, oom_kills())
         return EngineDead(f"{error} (exit codes: {codes})", blameless=blameless)
 

@@ -42,6 +42,12 @@ class FaultyEngine(SimulatedEngine):
         self._killed = True
         self.stop()
 
+    def check(self) -> None:
+        try:
+            super().check()
+        except EngineDead as dead:
+            raise EngineDead(str(dead), blameless=self._killed) from dead
+
     def slow_down(self, factor: float) -> None:
         """Steps take ``factor`` times as long as the step model says."""
         self._model.set_slowdown(factor, self._now())

@@ -65,7 +65,7 @@ class RealEngine:
         self._factor = 1.0
         self.poisoned = False
         self.submit, self.abort = engine.submit, engine.abort
-        self.pack, self.check = engine.pack, engine.check
+        self.pack = engine.pack
 
     async def start(self) -> EngineInfo:
         """Once: the first one has answered before a host takes it."""
@@ -84,6 +84,13 @@ class RealEngine:
             await asyncio.sleep(STEP_S * self._factor)
         await self._gate.wait()
         return step
+
+    def check(self) -> None:
+        try:
+            self._engine.check()
+        except EngineDead as dead:
+            self.poisoned = not dead.blameless
+            raise
 
     def hang(self) -> None:
         self._gate.clear()

@@ -1,11 +1,15 @@
 """Whose fault the end of an engine's process is."""
 
+import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from deployments.engine.death import came_from_outside, oom_kills
+from deployments.engine.death import UNTOLD, came_from_outside, exit_code, oom_kills
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGTERM])
@@ -39,3 +43,47 @@ def test_the_kernels_count_is_read(tmp_path: Path) -> None:
     vmstat.write_text("pgfault 12\n")
     assert oom_kills(vmstat) is None
     assert oom_kills(tmp_path / "none") is None
+
+
+SLEEPS = "import sys, time; print(flush=True); time.sleep(60)"
+HOLDS = f"import mmap; held = mmap.mmap(-1, 1 << 29); held[::4096] = bytes(1 << 17); {SLEEPS}"
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
+def test_the_end_of_a_process_is_seen_before_it_has_freed_what_it_held(
+    ended_by: signal.Signals,
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLDS], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert exit_code(process.pid) is None
+    os.kill(process.pid, ended_by)
+    ends = time.monotonic() + 10.0
+    while exit_code(process.pid) is None and time.monotonic() < ends:
+        time.sleep(0.001)
+    assert exit_code(process.pid) == -ended_by
+    assert process.wait(timeout=30.0) == -ended_by
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_process_that_ends_by_itself_has_its_own_code(code: int) -> None:
+    process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays in the kernel's table
+    assert exit_code(process.pid) == (code or UNTOLD)
+    process.wait(timeout=30.0)
+    assert exit_code(process.pid) == UNTOLD, "it is not there any more"
+
+
+def test_where_the_kernel_has_no_table_nothing_is_said(tmp_path: Path) -> None:
+    assert exit_code(os.getpid(), tmp_path) is None
+
+
+def test_a_name_with_brackets_is_read(tmp_path: Path) -> None:
+    fields = ["S", *["0"] * 49]
+    for pid in ("self", "7"):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "stat").write_text(f"7 (VLLM) S (3) {' '.join(fields)}")
+    assert exit_code(7, tmp_path) is None
+    fields[6] = str(0x400)  # a signal ends it, and its core is being dumped
+    (tmp_path / "7" / "stat").write_text(f"7 (VLLM) S (3) {' '.join(fields)}")
+    assert exit_code(7, tmp_path) == UNTOLD

@@ -106,6 +106,21 @@ async def test_a_process_that_is_gone_is_told_from_a_connection_that_broke() -> 
         assert isinstance(recorder.downs[1], EngineGone)
 
 
+class CrashingEngine(StuckEngine):
+    """Its process has crashed and still frees what it held, which ends no step."""
+
+    def check(self) -> None:
+        raise EngineDead("exit codes: [-11]")
+
+
+async def test_gateways_need_not_wait_until_a_crashed_process_has_freed_all() -> None:
+    recorder = Recorder()
+    async with running_host(CrashingEngine()) as host, linked(host, recorder):
+        await recorder.until(lambda: recorder.downs, timeout_s=5.0)
+        assert isinstance(recorder.downs[0], EngineGone)
+        assert isinstance(host.died, EngineDead)
+
+
 class BrokenEngine(StuckEngine):
     """Its steps fail with something that nobody expected."""
 

@@ -10,6 +10,7 @@ import openai
 import pytest
 from jsonschema import validate
 
+from deployments.compat.vllm import ranks_of
 from tests.e2e.real_engines.conftest import MODEL, TP2_MODEL
 from tests.e2e.running import Cluster, look
 
@@ -319,3 +320,14 @@ def test_two_models_are_served_side_by_side_each_by_its_own_pool(
         replica = pools[raw.headers["x-trireme-replica"]]
         assert (replica["pool"], replica["tensor_parallel_size"]) == (pool, size)
         assert raw.parse().choices[0].message.content
+
+
+def test_the_ranks_of_a_tp_group_are_found_by_their_titles(vllm_cluster: Cluster) -> None:
+    """The host looks at each of them: a core hears of a dead rank ten seconds later."""
+    (core,) = [
+        process.pid
+        for process in vllm_cluster.processes()
+        if "EngineCore" in " ".join(process.cmdline())
+        and any("Worker_TP" in " ".join(each.cmdline()) for each in process.children())
+    ]
+    assert len(ranks_of(core)) == 2
