@@ -23,12 +23,10 @@ from cluster.config import (
     TriremeConfig,
 )
 from cluster.facts import facts_for, gpu_bytes_of, kv_bytes_per_token, kv_pool_bytes
+from cluster.pool_steps import REFERENCE_GPU, step_model_of
 from cluster.schedule import parse_rule
-from cluster.steptime import StepModel, step_model
-from deployments.engine.simulated import step_times
 from deployments.router.capacity import Slo
 
-REFERENCE_GPU = "H200"
 PRIOR_PROMPT_TOKENS = 1000.0
 
 ASSUMED_KV_TOKENS = 1_000_000
@@ -195,16 +193,7 @@ def replica_kind(model: ModelConfig, pool: PoolConfig) -> ReplicaKind:
     """What is known of a replica before one runs. Where the GPU was not measured, the shape of an
     H200's step times is taken, and the pace that replicas report corrects its scale."""
     tp = pool.tensor_parallel_size
-    return ReplicaKind(_steps(pool), pool.max_num_seqs, _kv_tokens(model, pool), tp)
-
-
-def _steps(pool: PoolConfig) -> StepModel:
-    if pool.engine == "simulated":
-        return step_times(pool.simulated, pool.tensor_parallel_size)
-    tp = pool.tensor_parallel_size
-    found = step_model(pool.gpu_type or REFERENCE_GPU, tp) or step_model(REFERENCE_GPU, tp)
-    assert found is not None  # the reference was measured at every size
-    return found
+    return ReplicaKind(step_model_of(pool), pool.max_num_seqs, _kv_tokens(model, pool), tp)
 
 
 def _kv_tokens(model: ModelConfig, pool: PoolConfig) -> int:

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from benchmarks.measure import arguments, report
 from cluster.config import TIERS, OutputTokens, SimulatedEngineConfig
 from cluster.errors import TriremeError
+from cluster.pool_steps import step_times
 from cluster.tenants.caller import Caller
 from cluster.tenants.secret import DoorSecret
 from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.channel.frames import Output, Sampling
 from deployments.engine.channel.server import ServerSettings
 from deployments.engine.host import EngineHost
-from deployments.engine.simulated import SimulatedEngine, step_times
+from deployments.engine.simulated import SimulatedEngine
 from deployments.gateway.context import RequestContext
 from deployments.gateway.fleet_client import FleetClient, Member
 from deployments.gateway.gauges import FleetMetrics

@@ -38,7 +38,6 @@ from autoscaling.simulator.world import run
 from benchmarks.live_cluster import Played, play, reply_tokens, settings_of
 from benchmarks.measure import arguments, report
 from cluster.config import TIER_DEFAULTS, TIERS, PolicyName, Tier
-from cluster.steptime import step_model
 
 POLICIES: tuple[PolicyName, ...] = ("effort", "least-requests", "round-robin")
 SEED = 1
@@ -133,11 +132,8 @@ def drawn(scenario: Scenario, seed: int) -> list[Arrival]:
 def at_gateway(scenario: Scenario, arrival: Arrival) -> Arrival:
     """The arrival as of when a simulated front-end has done with it."""
     (pool,) = scenario.fleet.pools
-    steps = step_model(pool.gpu, pool.tensor_parallel_size)
-    assert steps is not None  # the scenario was checked
-    return structs.replace(
-        arrival, at_s=arrival.at_s + steps.request_overhead_s(arrival.prompt_tokens)
-    )
+    overhead_s = pool.steps().request_overhead_s(arrival.prompt_tokens)
+    return structs.replace(arrival, at_s=arrival.at_s + overhead_s)
 
 
 def live(

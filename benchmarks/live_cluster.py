@@ -47,12 +47,13 @@ from cluster.local_ray import (
     local_environment,
     serve_environment,
 )
+from cluster.pool_steps import step_times
 from cluster.processes import MARKER, end_all, members
 from deployments.application import build_application
 from deployments.compat.serve import ListedReplica, ReplicaFeed
 from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.channel.frames import ERROR, Output, Sampling
-from deployments.engine.simulated import reply, step_times
+from deployments.engine.simulated import reply
 from deployments.gateway.context import RequestContext
 from deployments.gateway.fleet_client import FleetClient, Member
 from deployments.gateway.gauges import FleetMetrics

@@ -27,12 +27,13 @@ from cluster.config import TIERS, OutputTokens, SimulatedEngineConfig, TracingCo
 from cluster.logs import JsonLines
 from cluster.metrics import GATEWAY_METRICS
 from cluster.ops import OpsListener, exposition
+from cluster.pool_steps import step_times
 from cluster.tracing import tracer
 from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.channel.frames import Output, Sampling
 from deployments.engine.channel.server import ServerSettings
 from deployments.engine.host import EngineHost
-from deployments.engine.simulated import SimulatedEngine, step_times
+from deployments.engine.simulated import SimulatedEngine
 from deployments.gateway.context import RequestContext
 from deployments.gateway.fleet_client import FleetClient, Member
 from deployments.gateway.gauges import FleetMetrics

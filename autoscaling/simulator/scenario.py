@@ -13,11 +13,12 @@ from autoscaling.simulator.workloads.settings import (
     WorkloadSettings,
 )
 from autoscaling.simulator.workloads.trace import read_trace
-from cluster.config import TIERS, Label, Tier, TiersConfig, refuse
+from cluster.config import TIERS, Label, StepMilliseconds, Tier, TiersConfig, refuse
 from cluster.errors import Fault
 from cluster.facts import GPT_OSS_120B, gpu_bytes_of, kv_bytes_per_token, kv_pool_bytes, weights_fit
 from cluster.loading import load_as
-from cluster.steptime import measured, step_model
+from cluster.pool_steps import own_steps
+from cluster.steptime import StepModel, measured, step_model
 from deployments.router.capacity import Slo
 from deployments.router.settings import slo_of
 
@@ -43,6 +44,9 @@ class Pool(Settings):
         ge=16,
         description="KV cache of a replica in tokens; None is what the GPUs' memory leaves.",
     )
+    step_ms: StepMilliseconds | None = Field(
+        default=None, description="Step times to keep instead of those measured on `gpu`."
+    )
     tiers: list[Tier] = Field(
         default_factory=lambda: list(TIERS), description="Tiers whose requests come here first."
     )
@@ -50,6 +54,14 @@ class Pool(Settings):
         default_factory=lambda: list(TIERS),
         description="Tiers that may come here while their own pools are behind.",
     )
+
+    def steps(self) -> StepModel:
+        """`step_ms`, or what was measured on the GPU."""
+        if self.step_ms is not None:
+            return own_steps(self.step_ms)
+        found = step_model(self.gpu, self.tensor_parallel_size)
+        assert found is not None  # or this pool would have been refused
+        return found
 
     def kv_tokens_of_a_replica(self) -> int:
         """`kv_tokens`, or what 90 % of the GPUs' memory leaves for it."""
@@ -72,6 +84,7 @@ class Pool(Settings):
 
     def _faults(self) -> Iterator[Fault]:
         memory_bytes = gpu_bytes_of(self.gpu)
+        paced = self.step_ms is not None or step_model(self.gpu, self.tensor_parallel_size)
         if self.max_num_batched_tokens < self.max_num_seqs:
             yield Fault(
                 "max_num_batched_tokens",
@@ -80,7 +93,7 @@ class Pool(Settings):
             )
         if not self.tiers and not self.lends_to:
             yield Fault("tiers", "no tier may use this pool", f"name some of {', '.join(TIERS)}")
-        if memory_bytes is None or step_model(self.gpu, self.tensor_parallel_size) is None:
+        if memory_bytes is None or not paced:
             known = ", ".join(f"{gpu} × {tp}" for gpu, tp in measured())
             yield Fault(
                 "gpu",

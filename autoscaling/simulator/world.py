@@ -14,7 +14,7 @@ from autoscaling.simulator.scenario import FaultEvent, Join, Pool, Scenario
 from autoscaling.simulator.work import Arrival, Outcome
 from autoscaling.simulator.workloads import Traffic
 from cluster.config import POLICIES, TIERS, ChannelConfig, PolicyName, PoolConfig
-from cluster.steptime import StepModel, step_model
+from cluster.steptime import StepModel
 from deployments.engine.model import EngineModel, Event, EventKind
 from deployments.router import RemoteLoad
 
@@ -102,10 +102,8 @@ class World:
 
     def _add(self, pool: Pool, ready_in_s: float) -> None:
         """A replica is asked for; its GPUs are paid from now on."""
-        steps = step_model(pool.gpu, pool.tensor_parallel_size)
-        assert steps is not None  # the scenario was checked
         replica = SimReplica(
-            len(self.replicas), pool, steps, self.agenda, len(self.gateways), self._on_events
+            len(self.replicas), pool, pool.steps(), self.agenda, len(self.gateways), self._on_events
         )
         self.replicas.append(replica)
         left_s = self.scenario.duration_s - self.agenda.now

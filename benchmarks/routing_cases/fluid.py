@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autoscaling.simulator.scenario import Pool, Scenario
 from benchmarks.routing_cases.scenarios import OUTPUTS, PROMPT_TOKENS, SIGMA, WEIGHTS
 from cluster.config import TIERS, Tier
-from cluster.steptime import StepModel, step_model
+from cluster.steptime import StepModel
 from deployments.router.capacity import Demand, capacity
 
 
@@ -54,9 +54,7 @@ def true_bound(scenario: Scenario) -> Bound:
 
 def _replica(scenario: Scenario) -> tuple[Pool, StepModel]:
     pool = scenario.fleet.pools[0]
-    steps = step_model(pool.gpu, pool.tensor_parallel_size)
-    assert steps is not None  # the scenario was checked
-    return pool, steps
+    return pool, pool.steps()
 
 
 def _step_s(steps: StepModel, batch: int, context: float, output_tokens: float) -> float:

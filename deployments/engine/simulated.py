@@ -14,7 +14,7 @@ from zlib import crc32
 
 from cluster.config import SimulatedEngineConfig, Tier
 from cluster.facts import KV_BLOCK_TOKENS
-from cluster.steptime import StepModel, step_model
+from cluster.pool_steps import step_times
 from deployments.engine.channel.frames import LENGTH, STOP, Output, Sampling, Submit
 from deployments.engine.engine import (
     CoreOutput,
@@ -65,24 +65,6 @@ def reply(
         *rng.choices(WORDS, k=ANSWER_TOKENS),
         RETURN,
     ]
-
-
-def step_times(config: SimulatedEngineConfig, tensor_parallel_size: int) -> StepModel:
-    """The step times that ``config`` asks for: its own, or those measured on its GPU."""
-    own = config.step_ms
-    if own is not None:
-        return StepModel(
-            base_s=own.base / 1e3,
-            experts_s=own.experts / 1e3,
-            seq_s=own.request / 1e3,
-            kv_token_s=own.context_1k / 1e6,
-            prefill_token_s=own.prompt_1k / 1e6,
-        )
-    steps = step_model(config.gpu, tensor_parallel_size)
-    if steps is None:
-        # PoolConfig refuses such settings with a remedy.
-        raise ValueError(f"no step times of {config.gpu} at TP {tensor_parallel_size}")
-    return steps
 
 
 def block_hashes(prompt_token_ids: list[int], salt: str = "") -> PromptText:

@@ -9,16 +9,15 @@ from typing import Any
 import msgspec
 
 from cluster.certificates import Expiry
-from cluster.config import TIERS, PoolConfig, Tier, TriremeConfig
+from cluster.config import TIERS, Tier, TriremeConfig
 from cluster.ops import OpsListener, exposition_off_loop
-from cluster.steptime import StepModel, step_model
+from cluster.pool_steps import step_model_of
 from cluster.telemetry.page import PAGE
 from cluster.tracing import tracer
 from deployments.compat import vllm as compat
 from deployments.engine.arguments import PARSERS, front_end_args
 from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.channel.tls import ChannelTls, certificates
-from deployments.engine.simulated import step_times
 from deployments.gateway.access import AccessControl
 from deployments.gateway.account import Account
 from deployments.gateway.accounting import make_accounting
@@ -44,22 +43,6 @@ from deployments.router import (
 from deployments.router.recovery import RecoveryLimits
 from deployments.router.settings import tier_policies
 from deployments.sources import local_source
-
-REFERENCE_GPU = "H200"
-
-
-def step_model_of(pool: PoolConfig) -> StepModel:
-    """What the router expects a step of the pool's replicas to take.
-
-    Where the GPU is unknown or was not measured (a CPU, say), the shape of an H200's: the measured
-    pace corrects its scale.
-    """
-    if pool.engine == "simulated":
-        return step_times(pool.simulated, pool.tensor_parallel_size)
-    found = step_model(pool.gpu_type or REFERENCE_GPU, pool.tensor_parallel_size)
-    found = found or step_model(REFERENCE_GPU, pool.tensor_parallel_size)
-    assert found is not None  # the reference was measured at every size
-    return found
 
 
 def make_router(config: TriremeConfig) -> Router:

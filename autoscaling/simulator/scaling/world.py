@@ -19,7 +19,6 @@ from autoscaling.simulator.work import Outcome
 from autoscaling.simulator.world import World
 from autoscaling.sizing import ReplicaKind
 from cluster.config import TIERS, FailoverConfig, PolicyName, Tier
-from cluster.steptime import step_model
 from deployments.engine.model import Event, EventKind
 from deployments.gateway.account import Account
 from deployments.router import Flight, RemoteLoad
@@ -188,12 +187,13 @@ def _draining(replica: SimReplica, gateway: int) -> RemoteLoad:
 
 
 def _plan(pool: Pool, scenario: Scenario, resizing: Resizing) -> PoolPlan:
-    steps = step_model(pool.gpu, pool.tensor_parallel_size)
-    assert steps is not None  # the scenario was checked
     return PoolPlan(
         pool.name,
         ReplicaKind(
-            steps, pool.max_num_seqs, pool.kv_tokens_of_a_replica(), pool.tensor_parallel_size
+            pool.steps(),
+            pool.max_num_seqs,
+            pool.kv_tokens_of_a_replica(),
+            pool.tensor_parallel_size,
         ),
         frozenset(pool.tiers),
         frozenset(pool.lends_to),

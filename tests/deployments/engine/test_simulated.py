@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.config import PoolConfig
+from cluster.pool_steps import step_times
 from cluster.steptime import step_model
 from deployments.engine.channel.frames import LENGTH, STOP, Output, Sampling, Submit
 from deployments.engine.engine import RequestRefused
@@ -17,7 +18,6 @@ from deployments.engine.simulated import (
     SimulatedEngine,
     block_hashes,
     reply,
-    step_times,
 )
 from tests.deployments.engine.channel_world import quick_engine
 
