@@ -28,14 +28,21 @@ from autoscaling.simulator.scenario import Scenario
 from autoscaling.simulator.summary import quantile
 from benchmarks.measure import arguments, report
 from cluster.config import TIERS, Tier, TriremeConfig
+from tests.e2e import test_autoscaling
 from tests.e2e.running import cluster
-from tests.e2e.test_autoscaling import CONFIG, MODEL, TOKENS, decisions
+from tests.e2e.test_autoscaling import MODEL, TOKENS, decisions, turns
 
 CALM_PER_S, TIMES = 1.6, 5.0
-PHASES = (20.0, 80.0, 80.0)
+PHASES = (20.0, 80.0, 100.0)
 """Seconds of calm, of five times the load, and of calm again."""
 
 WHOLE_S = sum(PHASES)
+
+CONFIG = {
+    **test_autoscaling.CONFIG,
+    # Four times a replica's start, as by default (20 minutes and five).
+    "autoscaling": {**test_autoscaling.CONFIG["autoscaling"], "hold_s": 20},
+}
 
 USUAL_START_S = 5.0
 """What a simulated replica's process takes under Ray, where it is not measured in the same run."""
@@ -235,13 +242,6 @@ def at(sizes: Sequence[Size], at_s: float) -> Size:
     return next((each for each in reversed(sizes) if each.at_s <= at_s), sizes[0])
 
 
-def turns(sizes: Sequence[Size]) -> int:
-    """Changes of direction of what was wanted."""
-    found = [each.wanted for each in sizes]
-    moves = [after - before for before, after in itertools.pairwise(found) if after != before]
-    return sum(before * after < 0 for before, after in itertools.pairwise(moves))
-
-
 def figures_of(side: Side) -> dict[str, float]:
     slo = CONFIG["tiers"]["low"]["slo"]
     whole = [each for each in side.answers if each.tokens == TOKENS]
@@ -264,7 +264,7 @@ def figures_of(side: Side) -> dict[str, float]:
         "s until few": next((e.at_s for e in after if e.ready <= 2), WHOLE_S) - calm - busy,
         "replicas at the end": side.sizes[-1].ready,
         "replica-seconds": sum(each.ready for each in seconds),
-        "turns": turns(side.sizes),
+        "turns": turns([each.wanted for each in side.sizes]),
     }
 
 
