@@ -133,8 +133,10 @@ class Autoscaler:
         model.decision = model.policy.decide(model.signals, clock)
         for wanted in model.decision.pools:
             more = wanted.wanted - wanted.before
+            starts = self.starts[wanted.pool]
             if more:
-                self.starts[wanted.pool].asked(more, now)
+                starts.asked(more, now)
+            starts.awaited(max(0, wanted.wanted - self._ready.get(wanted.pool, wanted.ready)))
         return [
             Resize(name, wanted.pool, wanted.wanted)
             for wanted in model.decision.pools

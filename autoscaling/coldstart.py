@@ -41,6 +41,12 @@ class ColdStarts:
         for _ in range(min(max(0, -more), len(self._asked))):
             self._asked.pop()
 
+    def awaited(self, most: int) -> None:
+        """No more than so many are to come yet: what was asked for before is there, or was there
+        already (the first decision asks for what Serve has begun with)."""
+        while len(self._asked) > most:
+            self._asked.popleft()
+
     def listed(self, replicas: Iterable[str], now: float) -> dict[str, float]:
         """The ready replicas, by id. Returns the new ones and when they were asked for; one that
         nobody asked for (it replaces another) is no measurement."""

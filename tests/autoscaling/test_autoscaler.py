@@ -104,6 +104,17 @@ def test_a_replica_that_only_replaces_another_is_no_measurement() -> None:
     assert starts.listed(["b"], 5.0) == {}
 
 
+def test_what_serve_begins_with_is_no_measurement_and_not_awaited() -> None:
+    """The first decision asks for the replica that is there: the next start is not measured from
+    then."""
+    scaler = Autoscaler(config())
+    scaler.listed("main", ["r0"], 0.0)
+    assert driven(scaler, 0, 300)[-1] == 1
+    assert scaler.starts["main"].overdue_s(300.0) == 0.0
+    scaler.starts["main"].asked(1, 400.0)
+    assert scaler.listed("main", ["r0", "r1"], 410.0) == {"r1": 400.0}
+
+
 def test_what_is_given_up_is_not_taken_for_a_start() -> None:
     starts = ColdStarts()
     starts.listed([], 0.0)
