@@ -19,7 +19,7 @@ def end_at_once() -> None:
     """In a process of vLLM's own, from its main thread; anywhere else nothing is done."""
     if multiprocessing.parent_process() is None:
         return
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, OSError):
         importlib.import_module("tvm_ffi")  # now, so that it does not come afterwards
     faulthandler.disable()  # it may be enabled below tvm_ffi, and would stay there
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)

@@ -39,8 +39,8 @@ def exit_code(pid: int, proc: Path = PROC) -> int | None:
         return UNTOLD if proc.joinpath("self", "stat").exists() else None
     fields = stat.rpartition(")")[2].split()  # the name before may hold anything
     state, flags, status = fields[0], int(fields[6]), int(fields[49])
-    if state not in "ZX" and not flags & _ENDING and not status:
-        return None
+    if state not in "ZX" and not flags & _ENDING:
+        return None  # its status may name a signal all the same: one that has only stopped it
     ended_by = status & 0x7F
     return -ended_by if ended_by else status >> 8 or UNTOLD
 

@@ -65,6 +65,22 @@ def test_the_end_of_a_process_is_seen_before_it_has_freed_what_it_held(
     assert process.wait(timeout=30.0) == -ended_by
 
 
+def test_a_process_that_is_only_stopped_has_not_ended() -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        assert " T " in Path(f"/proc/{process.pid}/stat").read_text()
+        assert exit_code(process.pid) is None
+        os.kill(process.pid, signal.SIGCONT)
+        assert exit_code(process.pid) is None
+    finally:
+        process.kill()
+        process.wait(timeout=30.0)
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_process_that_ends_by_itself_has_its_own_code(code: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
