@@ -72,6 +72,11 @@ class Gateway:
         self._settings = settings
         config = self._config = settings.config
         self._pools = {pool.name: (model, pool) for model, pool in config.pools()}
+        self._may_be_empty = {
+            model.name
+            for model, pool in config.pools()
+            if config.autoscaling.enabled and pool.scaling and pool.scaling.min_replicas == 0
+        }
         tracing = tracer(config.telemetry.tracing, "trireme-gateway", gateway_id)
         self.metrics = FleetMetrics(
             tuple(model.name for model in config.models),
@@ -215,9 +220,12 @@ class Gateway:
         self.fleet.update_members(members)
 
     def ready(self) -> bool:
-        """Whether every model has at least one healthy replica, and it is known who may call."""
+        """Whether every model has at least one healthy replica, and it is known who may call.
+
+        A model that scales to zero needs none: what would wake it up comes through here."""
         known = self.access is None or self.access.ready
-        return known and all(self.fleet.ready_for(model.name) for model in self._config.models)
+        needed = {model.name for model in self._config.models} - self._may_be_empty
+        return known and all(self.fleet.ready_for(model) for model in needed)
 
     def _has_time(self) -> bool:
         """Whether requests of batches may start: nobody waits for a replica."""
