@@ -40,10 +40,15 @@ CONFIG: dict[str, Any] = {
                 {
                     "name": "main",
                     "engine": "simulated",
-                    "replicas": 2,
+                    "replicas": 1,
                     "num_cpus": 0.01,
                     "max_num_seqs": 8,
-                    "scaling": {"min_replicas": 2, "max_replicas": 2, "cold_start_s": 5},
+                    # The autoscaler asks for the second: only so a cold start is measured.
+                    "scaling": {
+                        "max_replicas": 2,
+                        "cold_start_s": 5,
+                        "schedules": ["daily 00:00-00:00 >= 2"],
+                    },
                     "simulated": {
                         "step_ms": {"base": 20},
                         "output_tokens_mean": {"low": 40, "medium": 80, "high": 160},
