@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.measure import arguments, report
 from deployments.compat import vllm as compat
-from deployments.compat import vllm_chunks, vllm_harmony
+from deployments.compat import vllm_chunks, vllm_harmony, vllm_streams
 from deployments.gateway.context import RequestContext
 from deployments.tiny_model import make_tiny_model
 from tests.deployments.gateway.contract.door_world import CHAT, HELLO, Script, World, make_world
@@ -66,11 +66,13 @@ async def per_chunk_s(world: World, analysis: int, answer: int) -> float:
 def vllms_way() -> None:
     vllm_chunks.write_chunks_as_vllm_does()
     vllm_harmony.undo()
+    vllm_streams.send_chunks_as_vllm_does()
 
 
 def our_way() -> None:
     vllm_chunks.write_chunks_fast()
     vllm_harmony.repair()
+    vllm_streams.send_chunks_straight()
 
 
 async def measure(rounds: int) -> dict[str, float]:

@@ -42,7 +42,13 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from cluster.config import RepetitionConfig
 from cluster.errors import TriremeError
-from deployments.compat import vllm_chunks, vllm_harmony, vllm_rendering, vllm_resume
+from deployments.compat import (
+    vllm_chunks,
+    vllm_harmony,
+    vllm_rendering,
+    vllm_resume,
+    vllm_streams,
+)
 from deployments.compat.flags import flags
 
 try:
@@ -170,6 +176,7 @@ async def front_end_app(namespace: Namespace, client: AsyncLLM) -> ASGIApp:
     """vLLM's OpenAI application over ``client``, ready to serve."""
     vllm_harmony.repair()
     vllm_chunks.write_chunks_fast()
+    vllm_streams.send_chunks_straight()
     tasks = ("generate",)
     app = build_app(namespace, tasks, client.model_config)
     # vLLM's error handlers expect the uvicorn server that its own launcher would have put here.

@@ -31,6 +31,7 @@ from cluster.errors import (
 )
 from cluster.tenants.caller import Caller
 from deployments.compat.render_cost import render_cost_s
+from deployments.compat.vllm_streams import CHUNKS_TO
 from deployments.gateway.batches.desk import BatchDesk, owner_of_caller
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.contract.asgi import (
@@ -491,7 +492,7 @@ class Door:
             stop=gone.set,
             shape=shape,
         )
-        inner = _inner_scope(scope, context.request_id, len(body))
+        inner = _inner_scope(scope, context.request_id, len(body), reply)
         app = self._apps[context.model]
         watch = asyncio.create_task(_watch(receive, gone, reply))
         current_request.set(context)
@@ -559,7 +560,7 @@ async def _watch(receive: Receive, gone: asyncio.Event, reply: Reply) -> None:
     gone.set()
 
 
-def _inner_scope(scope: Scope, request_id: str, body_bytes: int) -> Scope:
+def _inner_scope(scope: Scope, request_id: str, body_bytes: int, reply: Send) -> Scope:
     headers: Headers = [
         (name, value)
         for name, value in scope["headers"]
@@ -571,7 +572,7 @@ def _inner_scope(scope: Scope, request_id: str, body_bytes: int) -> Scope:
     # From 2.4 on, Starlette notices a client that left only when it sends; vLLM's handlers must
     # hear of it at once.
     asgi = {**scope.get("asgi", {}), "spec_version": "2.3"}
-    return {**scope, "headers": headers, "asgi": asgi}
+    return {**scope, "headers": headers, "asgi": asgi, CHUNKS_TO: reply}
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

@@ -17,7 +17,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
 from vllm.parser import harmony
 
 from deployments.compat import vllm as compat
-from deployments.compat import vllm_chunks, vllm_harmony
+from deployments.compat import vllm_chunks, vllm_harmony, vllm_streams
 from tests.deployments.gateway.contract.door_world import (
     CHAT,
     HELLO,
@@ -87,6 +87,7 @@ def same_each_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     vllm_chunks.write_chunks_fast()
     vllm_harmony.repair()
+    vllm_streams.send_chunks_straight()
 
 
 async def answer(
@@ -107,6 +108,7 @@ async def test_streams_have_vllms_bytes(
     fields, script = CORPUS[case]
     quick = await answer(world, fields, script, monkeypatch)
     vllm_chunks.write_chunks_as_vllm_does()
+    vllm_streams.send_chunks_as_vllm_does()
     assert await answer(world, fields, script, monkeypatch) == quick
     assert quick.endswith("data: [DONE]\n\n")
     assert quick.count("data: ") >= 2
