@@ -8,7 +8,7 @@ application waits in ``send``: after a while it is told that the client has left
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cluster.errors import SlowReader
@@ -56,22 +56,28 @@ class _Stream:
         self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
-        # What ``send`` writes, once a token, and the timer reads: no clock is asked per token.
-        self._begun = self._sent = 0
+        # What ``send`` notes, once a token, and the timer reads: no clock is asked per token.
         self._last: Message = {}
+        self._sending: Awaitable[None] | None = None
         # What the timer saw last, and since when it has not changed.
-        self._seen = (0, 0)
+        self._seen: tuple[Message, bool] = ({}, False)
         self._since_s = 0.0
         self._over = False
 
-    async def send(self, message: Message) -> None:
-        self._begun += 1
-        await self._send(message)
-        self._sent += 1
+    def send(self, message: Message) -> Awaitable[None]:
+        # Once a token, without a coroutine of its own.
         self._last = message
+        self._sending = sending = self._send(message)
         if self._timer is None and _opens_event_stream(message):
             self._since_s = self._now()
             self._wait()
+        return sending
+
+    @property
+    def _unread(self) -> bool:
+        """Whether what was sent last is still waiting to be written."""
+        # The frame of a coroutine is gone when that is over.
+        return getattr(self._sending, "cr_frame", None) is not None
 
     async def receive(self) -> Message:
         """What the server says, or that the client has left, once we have given it up."""
@@ -101,29 +107,30 @@ class _Stream:
 
     def _look(self) -> None:
         """Nothing has changed since a look: for so long the stream is silent, or is not read."""
-        last, seen = self._last, (self._begun, self._sent)
-        if self._over or _ends(last):
+        last, unread = self._last, self._unread
+        if self._over or (_ends(last) and not unread):
             return
         now = self._now()
-        if seen != self._seen:
-            self._seen, self._since_s = seen, now
+        if last is not self._seen[0] or unread != self._seen[1]:
+            self._seen, self._since_s = (last, unread), now
         unchanged_s = now - self._since_s
-        if self._begun > self._sent:
+        if unread:
             if unchanged_s >= self._unread_s:
                 log.warning("%s", SlowReader(unchanged_s))
                 if not self._cut.done():
                     self._cut.set_result(None)
                 return
         elif unchanged_s >= self._every_s and _at_border(last):
+            self._since_s = now
             self._comment = asyncio.create_task(self._say())
         self._wait()
 
     async def _say(self) -> None:
-        self._begun += 1
+        comment = {"type": "http.response.body", "body": COMMENT, "more_body": True}
+        self._sending = sending = self._send(comment)
         # A connection that is closed is told of through ``receive``.
         with contextlib.suppress(OSError):
-            await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
-            self._sent += 1
+            await sending
 
 
 def _ends(message: Message) -> bool:
