@@ -96,13 +96,15 @@ class _Running:
     def tokens(self, upto: int) -> list[int]:
         """What it writes from where it was up to the token number ``upto``."""
         script, size = self.script, len(self.script)
+        start, self.sent = self.sent, upto
+        if upto < size:
+            return script[start:upto]  # before its last one, which alone may be another
         written = []
-        for position in range(self.sent, upto):
+        for position in range(start, upto):
             token = script[position % size]
             if token == RETURN and not self.returns and position + 1 < self.total:
                 token = WORDS[0]
             written.append(token)
-        self.sent = upto
         return written
 
 
@@ -208,10 +210,12 @@ class SimulatedEngine:
                 request = self._running.pop(str(event.work.work_id), None)
                 if request is not None:
                     outputs.append(self._output(request, request.total, request.finish))
-        for request in self._running.values():
-            written = request.earlier + model.emitted(request.work, now)
-            if written > request.sent:
-                outputs.append(self._output(request, written, None))
+        running = self._running.values()
+        written = model.emitted_by_each([request.work for request in running], now)
+        for request, tokens in zip(running, written, strict=True):
+            upto = request.earlier + tokens
+            if upto > request.sent:
+                outputs.append(self._output(request, upto, None))
         return outputs
 
     @staticmethod

@@ -15,7 +15,7 @@ step.
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 from cluster.steptime import StepModel
 from deployments.engine.model.kv_cache import KvCache
@@ -160,6 +160,14 @@ class EngineModel:
         if work.state != _DECODING:
             return work.written
         return work.written + self._step - work.decode_origin + self._steps_done(now)
+
+    def emitted_by_each(self, works: Iterable[Work], now: float) -> list[int]:
+        """``emitted`` of many at once."""
+        made = self.steps_made(now)
+        return [
+            work.written + made - work.decode_origin if work.state == _DECODING else work.written
+            for work in works
+        ]
 
     def next_event_s(self) -> float:
         """When ``advance`` has something to do next; infinite while idle or halted."""
