@@ -145,6 +145,36 @@ async def test_five_times_the_load_and_back_loses_nothing_and_does_not_flap(
         assert "headroom" in shown
 
 
+async def test_a_pool_that_nobody_uses_has_no_replica_and_wakes_for_whoever_asks(
+    tmp_path: Path,
+) -> None:
+    (model,) = CONFIG["models"]
+    (pool,) = model["pools"]
+    asleep = {**pool, "scaling": {**pool["scaling"], "min_replicas": 0}}
+    config = {
+        **CONFIG,
+        "name": "asleep",
+        "models": [{**model, "pools": [asleep]}],
+        "autoscaling": {**CONFIG["autoscaling"], "idle_s": 5},
+    }
+    with cluster(tmp_path, config) as running:
+        for _ in range(2):
+            deadline = time.monotonic() + 120
+            while running.engines("main"):
+                assert time.monotonic() < deadline, decisions(running)[-1]
+                await asyncio.sleep(1)
+            assert HTTP.get(f"{running.url}/ready").status_code == 200
+            async with httpx.AsyncClient(
+                base_url=running.url, timeout=httpx.Timeout(200), trust_env=False
+            ) as client:
+                answers = await asyncio.gather(*(ask(client, number) for number in range(6)))
+            assert answers == [(200, TOKENS)] * 6
+        log = decisions(running)
+        wanted = sizes(log, "wanted")
+        assert [size for size, _ in itertools.groupby(wanted)].count(0) == 2, wanted
+        assert {decision["freshness"] for decision in log[-10:]} == {"fresh"}
+
+
 def test_serves_external_scaler_is_told_through_rays_dashboard(tmp_path: Path) -> None:
     (model,) = CONFIG["models"]
     (pool,) = model["pools"]
