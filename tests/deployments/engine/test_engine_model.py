@@ -145,7 +145,9 @@ def live(model: EngineModel, plan: list[Act]) -> Life:
         now += act.gap_s
         life.events += model.advance(now)
         check_books(model)
-        life.seen += [model.emitted(each, now) for each in life.works]
+        seen = [model.emitted(each, now) for each in life.works]
+        assert model.emitted_by_each(life.works, now) == seen
+        life.seen += seen
         if act.kind == "submit":
             # A text is only part of the prompt.
             new = work(
