@@ -43,7 +43,8 @@ from cluster.usage.segments import QueueFolder
 from cluster.usage.writer import UsageWriter
 from deployments.engine.channel.frames import Output, Sampling
 from deployments.gateway.context import Figures, RequestContext, current_request
-from deployments.gateway.contract.door import Door, Limits
+from deployments.gateway.contract.door import Door
+from deployments.gateway.contract.limits import Limits
 from deployments.gateway.identity import Identity
 from deployments.gateway.metering import Metering
 from deployments.gateway.streams import Stream

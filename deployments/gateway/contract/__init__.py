@@ -4,6 +4,7 @@ Pure ASGI around vLLM's application. ``Door`` is the way in and out; everything 
 is one of its rules.
 """
 
-from deployments.gateway.contract.door import Door, Limits
+from deployments.gateway.contract.door import Door
+from deployments.gateway.contract.limits import Limits
 
 __all__ = ["Door", "Limits"]

@@ -7,31 +7,25 @@ what goes out is OpenAI's (or Anthropic's) contract. It runs no model code: the 
 import asyncio
 import contextlib
 import logging
-import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from cluster.config import TIERS, Tier
 from cluster.errors import (
-    AmbiguousHead,
     Forbidden,
-    HeadersTooLarge,
     InternalError,
     InvalidRequest,
     TriremeError,
     UnknownModel,
     UnknownRoute,
-    UrlTooLong,
     clipped,
 )
 from cluster.tenants.caller import Caller
 from deployments.compat.render_cost import render_cost_s
-from deployments.compat.vllm_streams import CHUNKS_TO
 from deployments.gateway.batches.desk import BatchDesk, owner_of_caller
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.contract.asgi import (
@@ -57,6 +51,8 @@ from deployments.gateway.contract.chat_shape import ChatShape
 from deployments.gateway.contract.effort import settle_tier, write_tier
 from deployments.gateway.contract.faults import fault_of
 from deployments.gateway.contract.fields import keep_known_fields
+from deployments.gateway.contract.head import check_head, inner_scope, request_id_of
+from deployments.gateway.contract.limits import Limits
 from deployments.gateway.contract.models_list import ModelsList
 from deployments.gateway.contract.openapi import document
 from deployments.gateway.contract.permit import (
@@ -91,51 +87,9 @@ from deployments.router.tiers import TierAlias
 
 log = logging.getLogger("trireme.gateway")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
 _MIN_HELD_BYTES = 65_536
 
 Shape = ChatShape | ResponseShape | None
-
-# Headers that steer vLLM, those that describe the body as the client sent it, and credentials.
-_DROPPED = frozenset(
-    {
-        b"x-request-id",
-        b"x-session-id",
-        b"x-data-parallel-rank",
-        b"content-length",
-        b"transfer-encoding",
-        b"content-encoding",
-        b"authorization",
-        b"x-api-key",
-        b"cookie",
-    }
-)
-_DROPPED_PREFIX = b"x-vllm-"
-
-_SINGLE = (
-    *(b"host", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding"),
-    *(b"authorization", b"x-api-key"),
-)
-_HTTP_VERSIONS = ("1.0", "1.1", "2")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may be: bytes of its body, characters without a break; and the output tokens
-    of a tier's requests that set no limit themselves.
-
-    ``body_s`` is the time in which the whole body must arrive: 4 MiB need 70 kB/s. What is allowed
-    of headers and URL is as much as nginx allows.
-    """
-
-    max_body_bytes: int
-    max_unbroken_run_chars: int
-    max_output_tokens: Mapping[Tier, int | None] = field(default_factory=dict)
-    body_s: float = 60.0
-    max_headers: int = 100
-    max_header_bytes: int = 32_768
-    max_url_bytes: int = 8_192
 
 
 class Door:
@@ -206,10 +160,10 @@ class Door:
 
     async def _http(self, scope: Scope, receive: Incoming, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
-        request_id = _request_id(headers)
+        request_id = request_id_of(headers)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
-            self._check_head(scope)
+            check_head(scope, self._limits)
             route = find_route(scope["method"], path)
             if route.generates:
                 await self._forward(route, request_id, headers, scope, receive, send)
@@ -240,21 +194,6 @@ class Door:
                 await linger(receive, send)
             else:
                 await answer_json(send, fault.status, body, answered)
-
-    def _check_head(self, scope: Scope) -> None:
-        limits = self._limits
-        if len(scope["path"]) + len(scope.get("query_string", b"")) > limits.max_url_bytes:
-            raise UrlTooLong(limits.max_url_bytes)
-        size = sum(len(name) + len(value) for name, value in scope["headers"])
-        if len(scope["headers"]) > limits.max_headers or size > limits.max_header_bytes:
-            raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
-        names = [name.lower() for name, _ in scope["headers"]]
-        twice = {name for name in _SINGLE if names.count(name) > 1}
-        if twice or (b"content-length" in names and b"transfer-encoding" in names):
-            # What stands in front of us may have read the other one.
-            raise AmbiguousHead
-        if scope.get("http_version", "1.1") not in _HTTP_VERSIONS:
-            raise AmbiguousHead
 
     async def _caller(self, route: Route, headers: Headers) -> Caller | None:
         """Who calls, None where nobody is asked. Raises ``TriremeError`` for who may not."""
@@ -492,7 +431,7 @@ class Door:
             stop=gone.set,
             shape=shape,
         )
-        inner = _inner_scope(scope, context.request_id, len(body), reply)
+        inner = inner_scope(scope, context.request_id, len(body), reply)
         app = self._apps[context.model]
         watch = asyncio.create_task(_watch(receive, gone, reply))
         current_request.set(context)
@@ -558,26 +497,6 @@ async def _watch(receive: Receive, gone: asyncio.Event, reply: Reply) -> None:
         pass
     reply.abandon()
     gone.set()
-
-
-def _inner_scope(scope: Scope, request_id: str, body_bytes: int, reply: Send) -> Scope:
-    headers: Headers = [
-        (name, value)
-        for name, value in scope["headers"]
-        if name.lower() not in _DROPPED and not name.lower().startswith(_DROPPED_PREFIX)
-    ]
-    # vLLM builds its own ids on this one.
-    headers.append((b"x-request-id", request_id.encode()))
-    headers.append((b"content-length", str(body_bytes).encode()))
-    # From 2.4 on, Starlette notices a client that left only when it sends; vLLM's handlers must
-    # hear of it at once.
-    asgi = {**scope.get("asgi", {}), "spec_version": "2.3"}
-    return {**scope, "headers": headers, "asgi": asgi, CHUNKS_TO: reply}
-
-
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
 def _without_body(send: Send) -> Send:

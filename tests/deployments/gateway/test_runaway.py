@@ -20,7 +20,8 @@ from deployments.compat import vllm as compat
 from deployments.engine.channel.frames import LENGTH, REPETITION, STOP, Load, Output, Sampling, Step
 from deployments.engine.simulated import reply
 from deployments.gateway.context import RequestContext, current_request
-from deployments.gateway.contract.door import Door, Limits
+from deployments.gateway.contract.door import Door
+from deployments.gateway.contract.limits import Limits
 from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.model_core import ModelCore

@@ -18,7 +18,8 @@ from cluster.errors import TriremeError
 from deployments.compat import vllm as compat
 from deployments.gateway.context import RequestContext, current_request
 from deployments.gateway.contract.asgi import ASGIApp
-from deployments.gateway.contract.door import Door, Limits
+from deployments.gateway.contract.door import Door
+from deployments.gateway.contract.limits import Limits
 from deployments.router.tiers import served_names
 
 MODEL = "org/tiny"

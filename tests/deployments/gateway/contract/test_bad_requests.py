@@ -20,7 +20,8 @@ import pytest_asyncio
 import uvicorn
 
 from deployments.gateway.contract.constraints import check_constraints
-from deployments.gateway.contract.door import Door, Limits
+from deployments.gateway.contract.door import Door
+from deployments.gateway.contract.limits import Limits
 from deployments.gateway.contract.routes import ROUTES
 from deployments.router.tiers import served_names
 from tests.deployments.gateway.contract.corpus.bodies import CHAT_PATH, refused

@@ -23,7 +23,8 @@ from deployments.gateway.content_log.files import DayFiles
 from deployments.gateway.content_log.log import ContentLog, make_content_log
 from deployments.gateway.content_log.redact import Redactor, TooSlow
 from deployments.gateway.context import RequestContext
-from deployments.gateway.contract.door import Door, Limits
+from deployments.gateway.contract.door import Door
+from deployments.gateway.contract.limits import Limits
 from deployments.router.tiers import served_names
 from tests.deployments.gateway.contract.door_world import (
     CHAT,
