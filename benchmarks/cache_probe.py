@@ -33,8 +33,9 @@ from deployments.engine.channel.server import ServerSettings
 from deployments.engine.host import EngineHost
 from deployments.engine.simulated import SimulatedEngine
 from deployments.gateway.context import RequestContext
-from deployments.gateway.fleet_client import FleetClient, Member
+from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.links import Member
 from deployments.gateway.streams import Stream
 from deployments.router import LogNormal, QueueLimits, Router, Slo, TierPolicy
 

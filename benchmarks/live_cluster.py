@@ -55,8 +55,9 @@ from deployments.engine.channel.client import Endpoint, LinkSettings
 from deployments.engine.channel.frames import ERROR, Output, Sampling
 from deployments.engine.simulated import reply
 from deployments.gateway.context import RequestContext
-from deployments.gateway.fleet_client import FleetClient, Member
+from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.links import Member
 from deployments.gateway.settings import GatewaySettings
 from deployments.gateway.streams import Stream
 from deployments.names import engine_deployment

@@ -35,8 +35,9 @@ from deployments.engine.channel.server import ServerSettings
 from deployments.engine.host import EngineHost
 from deployments.engine.simulated import SimulatedEngine
 from deployments.gateway.context import RequestContext
-from deployments.gateway.fleet_client import FleetClient, Member
+from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.links import Member
 from deployments.gateway.request_log import log_request
 from deployments.gateway.streams import CHANNEL, FINAL, MESSAGE, Stream
 from deployments.gateway.traces import RequestTraces

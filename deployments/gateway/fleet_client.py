@@ -10,12 +10,9 @@ an earlier replica still sends for it is nobody's, and the next replica is told 
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
-import msgspec
-
-from cluster.config import FailoverConfig, Tier
+from cluster.config import FailoverConfig
 from cluster.errors import (
     InvalidRequest,
     NoReplica,
@@ -24,15 +21,13 @@ from cluster.errors import (
     ReplicaLost,
     TriremeError,
 )
-from cluster.steptime import StepModel
-from deployments.engine.channel.client import Endpoint, EngineGone, EngineLink, LinkSettings
+from deployments.engine.channel.client import EngineGone, EngineLink, LinkSettings
 from deployments.engine.channel.frames import (
     ABORTED,
     ERROR,
     LENGTH,
     REPETITION,
     STOP,
-    Load,
     Output,
     Poison,
     Refused,
@@ -42,6 +37,7 @@ from deployments.engine.channel.frames import (
 )
 from deployments.gateway.context import RequestContext
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.links import Links, Member
 from deployments.gateway.metering import Metering
 from deployments.gateway.quarantine import Quarantine, fingerprint
 from deployments.gateway.resume import journal_name
@@ -52,11 +48,9 @@ from deployments.router import (
     Lost,
     Placed,
     Refusal,
-    RemoteLoad,
     Replica,
     Request,
     Router,
-    Traits,
     Why,
 )
 from deployments.router.draining import Drains
@@ -94,18 +88,6 @@ MET = {
 }
 
 
-@dataclass(frozen=True)
-class Member:
-    """A replica as the directory (Ray Serve) lists it."""
-
-    endpoint: Endpoint
-    model: str
-    pool: str
-    tiers: frozenset[Tier]
-    lends_to: frozenset[Tier]
-    steps: StepModel
-
-
 class FleetClient:
     """``members`` come through ``update_members``; front-ends call ``submit`` and ``abort``."""
 
@@ -129,15 +111,12 @@ class FleetClient:
         self._probes: dict[str, int] = {}
         """Of replicas that hang, the number of a stream that was left there: by it they show that
         they make steps again."""
-        self._inexact: set[str] = set()
-        self._links: dict[str, EngineLink] = {}
-        self._members: Mapping[str, Member] = {}
+        self._links = Links(router, settings, self)
         self._streams: dict[str, Stream] = {}
         self._by_number: dict[int, Stream] = {}
         self._returning = Returning(self)
         self._numbers = itertools.count(1)
         self._ticker: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
 
     # -------------------------------------------------------------- life
 
@@ -153,9 +132,7 @@ class FleetClient:
                 stream.link.abort([stream.number])
             self._fail(stream, NoReplica("This gateway is being stopped."))
         self._returning.stop()
-        links, self._links = list(self._links.values()), {}
-        for link in links:
-            await link.close()
+        await self._links.close()
 
     async def _tick(self) -> None:
         while True:
@@ -164,41 +141,19 @@ class FleetClient:
                 self._look_after_replicas()
                 self._expire()
                 self._dispatch()
-                self._retire_links()
+                self._links.retire(self._now())
                 self.metrics.observe_fleet(self.router)
                 self.metrics.observe_recovery(self.router)
-                self.metrics.observe_news(self._news_ages_s())
+                self.metrics.observe_news(self._links.news_ages_s(self._now()))
                 if self.metering is not None:
                     self.metering.observe(self.router.fleet)
             except Exception:
                 # The ticker must outlive any one bad round; streams go on without it.
                 log.exception("a round of the fleet's ticker failed")
 
-    # -------------------------------------------------------------- the directory
-
     def update_members(self, members: Iterable[Member]) -> None:
         """The replicas that exist now. New ones are connected to, gone ones are let go of."""
-        self._members = {member.endpoint.replica_id: member for member in members}
-        for replica_id, member in self._members.items():
-            if replica_id not in self._links:
-                link = self._links[replica_id] = EngineLink(member.endpoint, self.settings, self)
-                link.on_hangup = self._on_hangup
-                link.open()
-        for replica in self.router.fleet:
-            if replica.traits.replica_id not in self._members:
-                leaving = msgspec.structs.replace(replica.load, draining=True)
-                self.router.on_load(replica.traits.replica_id, leaving, self._now())
-
-    def _retire_links(self) -> None:
-        """Close links to replicas that have left the directory, once nothing runs on them."""
-        for replica_id in [each for each in self._links if each not in self._members]:
-            replica = self.router.fleet.get(replica_id)
-            if replica is None or not replica.flights:
-                closing = asyncio.create_task(self._links.pop(replica_id).close())
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-                self._inexact.discard(replica_id)
-                self.router.on_replica_lost(replica_id, self._now())
+        self._links.update(members, self._now())
 
     # -------------------------------------------------------------- front-end -> fleet
 
@@ -331,30 +286,10 @@ class FleetClient:
     # -------------------------------------------------------------- fleet -> front-end
 
     def on_up(self, link: EngineLink, welcome: Welcome) -> None:
-        replica_id = link.endpoint.replica_id
-        member = self._members.get(replica_id)
+        member = self._links.join(link, welcome, self._now())
         if member is None:
             return  # left the directory while the link was being made
-        self.router.on_replica_joined(
-            Traits(
-                replica_id,
-                member.model,
-                member.pool,
-                member.tiers,
-                member.lends_to,
-                welcome.max_num_seqs,
-                welcome.max_model_len,
-                welcome.kv_tokens,
-                member.steps,
-            )
-        )
-        if welcome.exact_sampling:
-            self._inexact.discard(replica_id)
-        else:
-            self._inexact.add(replica_id)
-        load = self._remote(link, welcome.load, (0, 0, 0))
-        self.router.on_load(replica_id, load, self._now())
-        log.info("replica %s of pool %s is up", replica_id, member.pool)
+        log.info("replica %s of pool %s is up", link.endpoint.replica_id, member.pool)
         for poison in self.quarantine.standing(self._now()):
             link.warn(poison)
         self._dispatch()
@@ -404,7 +339,7 @@ class FleetClient:
                 # One that its token limit has cut says nothing of how long replies are.
                 self._end(stream, complete=finish == STOP)
         # The report is of after the step: those that ended in it are no longer in it.
-        load = self._remote(link, step.load, step.yours)
+        load = self._links.load(link, step.load, step.yours)
         self.router.on_load(link.endpoint.replica_id, load, now)
         if ended:
             self._dispatch()
@@ -416,7 +351,7 @@ class FleetClient:
         if self.metering is not None:
             self.metering.begun(stream, output.cached_tokens)
         if stream.emitted:
-            exact = stream.flight.replica_id not in self._inexact
+            exact = self._links.is_exact(stream.flight.replica_id)
             self.metrics.resumed(stream, now, exact=exact)
             return
         stream.context.settled = True
@@ -455,15 +390,9 @@ class FleetClient:
         self._withdraw(stream, abort=False)
         self._dispatch()
 
-    def _on_hangup(self, link: EngineLink) -> None:
-        """Nothing more goes there, while the link finds out what has happened."""
-        replica = self.router.fleet.get(link.endpoint.replica_id)
-        if replica is not None and self._links.get(replica.replica_id) is link:
-            replica.refuse()
-
     def on_down(self, link: EngineLink, error: Exception | None) -> None:
         replica_id = link.endpoint.replica_id
-        if self._links.get(replica_id) is not link:
+        if not self._links.holds(link):
             return  # closed by us
         died = isinstance(error, EngineGone)
         tried = self._tried(replica_id, error)
@@ -525,7 +454,7 @@ class FleetClient:
             self.quarantine.ttl_s,
         )
         self.quarantine.add(poison, self._now())
-        for link in self._links.values():
+        for link in self._links:
             link.warn(poison)
         self.metrics.quarantined(stream)
 
@@ -596,25 +525,11 @@ class FleetClient:
 
     def links_of(self, model: str) -> list[EngineLink]:
         """The connections to the replicas of ``model``."""
-        members = (each for each in self._members.values() if each.model == model)
-        known = (self._links.get(each.endpoint.replica_id) for each in members)
-        return [link for link in known if link is not None]
+        return self._links.of_model(model)
 
     def is_up(self, replica_id: str) -> bool:
         """Whether there is a connection to the replica."""
-        link = self._links.get(replica_id)
-        return link is not None and link.is_up
-
-    def _news_ages_s(self) -> dict[tuple[str, str], float]:
-        """The oldest load report of each (model, pool)."""
-        now = self._now()
-        ages_s: dict[tuple[str, str], float] = {}
-        for replica in self.router.fleet:
-            key = replica.traits.model, replica.traits.pool
-            link = self._links.get(replica.replica_id)
-            if link is not None:
-                ages_s[key] = max(ages_s.get(key, 0.0), link.silent_s(now))
-        return ages_s
+        return self._links.is_up(replica_id)
 
     def aside(self, replica_id: str) -> str:
         """Why a replica gets nothing: ``hung``, ``slow``, or nothing."""
@@ -625,20 +540,6 @@ class FleetClient:
         return any(
             replica.traits.model == model and not replica.load.draining and not replica.shunned
             for replica in self.router.fleet
-        )
-
-    def _remote(self, link: EngineLink, load: Load, ours: tuple[int, int, int]) -> RemoteLoad:
-        """A replica that has left the directory gets nothing new, whatever it says itself."""
-        draining = load.draining or link.endpoint.replica_id not in self._members
-        return RemoteLoad(
-            load.running,
-            load.waiting,
-            load.kv_use,
-            load.step_s,
-            draining,
-            load.by_tier,
-            ours,
-            load.steps,
         )
 
     @staticmethod

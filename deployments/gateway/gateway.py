@@ -26,9 +26,10 @@ from deployments.gateway.batches.make import make_batches
 from deployments.gateway.content_log import make_content_log
 from deployments.gateway.context import RequestContext
 from deployments.gateway.contract import Door, Limits
-from deployments.gateway.fleet_client import FleetClient, Member
+from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
 from deployments.gateway.keep_alive import KeepAlive
+from deployments.gateway.links import Member
 from deployments.gateway.loop_lag import LoopLag
 from deployments.gateway.model_core import ModelCore
 from deployments.gateway.request_log import log_request

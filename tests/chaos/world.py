@@ -20,8 +20,9 @@ from deployments.engine.channel.server import ServerSettings
 from deployments.engine.engine import Engine
 from deployments.engine.host import EngineHost
 from deployments.gateway.context import RequestContext
-from deployments.gateway.fleet_client import FleetClient, Member
+from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.links import Member
 from deployments.router import LogNormal, QueueLimits, Router, Slo, TierPolicy
 from deployments.router.recovery import RecoveryLimits
 from tests.chaos.checker import Checker, Watched, expected_reply

@@ -16,8 +16,9 @@ from deployments.engine.channel.frames import Sampling
 from deployments.engine.host import EngineHost
 from deployments.engine.traces import EngineTraces
 from deployments.gateway.context import RequestContext
-from deployments.gateway.fleet_client import FleetClient, Member
+from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.links import Member
 from deployments.gateway.traces import RequestTraces
 from tests.deployments.engine.channel_world import link_settings, quick_engine, server_settings
 from tests.deployments.gateway.test_fleet_client import (

@@ -21,8 +21,9 @@ from deployments.engine.channel.frames import ERROR, LENGTH, STOP, Load, Output,
 from deployments.engine.host import EngineHost
 from deployments.engine.simulated import ANSWER_TOKENS, SimulatedEngine, reply
 from deployments.gateway.context import RequestContext
-from deployments.gateway.fleet_client import FleetClient, Member
+from deployments.gateway.fleet_client import FleetClient
 from deployments.gateway.gauges import FleetMetrics
+from deployments.gateway.links import Member
 from deployments.gateway.streams import AnswerWatch, Stream
 from deployments.router import LogNormal, QueueLimits, Router, Slo, TierPolicy
 from tests.deployments.engine.channel_world import link_settings, quick_engine, server_settings

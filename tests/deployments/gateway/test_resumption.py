@@ -107,7 +107,7 @@ def first_gateway(it: World) -> Asking:
 
 async def die(gateway: Asking) -> None:
     """As when its process is killed: connections end, and nobody says a word."""
-    for link in list(gateway.client._links.values()):
+    for link in gateway.client._links:
         await link.close()
 
 
