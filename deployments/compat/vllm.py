@@ -181,6 +181,7 @@ async def front_end_app(namespace: Namespace, client: AsyncLLM) -> ASGIApp:
     app = build_app(namespace, tasks, client.model_config)
     # vLLM's error handlers expect the uvicorn server that its own launcher would have put here.
     app.state.server = SimpleNamespace()
+    _name_own_template(namespace, client)
     await init_app_state(client, app.state, namespace, tasks)
     workers = vllm_rendering.RenderWorkers()
     app.state.render_workers = workers
@@ -191,6 +192,18 @@ async def front_end_app(namespace: Namespace, client: AsyncLLM) -> ASGIApp:
         handler.addFilter(_tells_no_failure_twice)
     await _warm_up(app)
     return app  # type: ignore[no-any-return]
+
+
+def _name_own_template(namespace: Namespace, client: AsyncLLM) -> None:
+    """Say what chat template vLLM would find anyway: the tokenizer's own.
+
+    It looks for a multimodal processor first, which for a text model loads the tokenizer a second
+    time and keeps it (4 s of a gateway's start, and 280 MB of its memory).
+    """
+    template = getattr(client.tokenizer, "chat_template", None)
+    alone = not client.model_config.is_multimodal_model and isinstance(template, str)
+    if alone and namespace.chat_template is None:
+        namespace.chat_template = template
 
 
 def _tells_no_failure_twice(record: logging.LogRecord) -> bool:

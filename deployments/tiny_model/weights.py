@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 # Raise this whenever anything below changes what the directory holds: older directories are remade.
-VERSION = 1
+VERSION = 2
 _MARKER = "tiny_model.json"
 
 # The ids and names are those of openai/gpt-oss-120b's tokenizer.json.
@@ -111,6 +111,12 @@ _TOKENIZER_CONFIG: dict[str, Any] = {
     "clean_up_tokenization_spaces": False,
     "model_input_names": ["input_ids", "attention_mask"],
     "model_max_length": 131072,
+    # vLLM renders Harmony itself; it asks for a template all the same, and gpt-oss has one.
+    "chat_template": (
+        "{% for message in messages %}"
+        "<|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    ),
 }
 
 

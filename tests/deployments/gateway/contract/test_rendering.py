@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from vllm.renderers import hf
 
 from deployments.compat import vllm_rendering
 from tests.deployments.gateway.contract.door_world import CHAT, MESSAGES, RESPONSES, World
@@ -79,6 +80,13 @@ async def test_what_cannot_be_rendered_leaves_the_worker_alive() -> None:
     await workers.start()
     assert workers._idle == [process]
     workers.stop()
+
+
+async def test_no_second_tokenizer_is_loaded_in_search_of_a_template(world: World) -> None:
+    template = world.core.client.tokenizer.chat_template
+    assert "<|start|>" in template
+    assert world.app.state.online_renderer.chat_template == template
+    assert not hf._PROCESSOR_CHAT_TEMPLATES
 
 
 async def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
