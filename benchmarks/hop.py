@@ -86,7 +86,7 @@ class Plan:
 
 FULL = Plan(rounds=26, settle_s=1.5, window_s=5.0, idle_s=0.6)
 HANDLES = Plan(rounds=1, settle_s=3.0, window_s=15.0, idle_s=2.0)
-QUICK = Plan(rounds=1, settle_s=1.5, window_s=3.0, idle_s=1.0)
+QUICK = Plan(rounds=1, settle_s=1.0, window_s=2.5, idle_s=0.5)
 Turn = tuple[dict[str, float], float]
 """CPU µs a token by role, and the median time to first token of streams that are alone (s)."""
 
